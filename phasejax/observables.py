@@ -1,0 +1,215 @@
+"""What is measured: pure functions of one student and its task, evaluated inside the compiled graph (Eqs 3.2-3.6, 4.1)."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, custom_batching
+
+from phasejax.activations import activation
+from phasejax.experiment import Network, refuse
+from phasejax.network import features, loss, output
+from phasejax.task import Task, start
+
+if TYPE_CHECKING:
+    from phasejax.ensemble import State
+
+When = Literal["records", "decades", "ends", "once"]
+
+
+@dataclass(frozen=True)
+class Observable:
+    """One variable of the file: a function and what must be known to store and read it.
+
+    `function` takes a `Student` and its `Task` and returns an array; it is vmapped over the ensemble. With
+    `when="once"` it takes the task alone, and is evaluated once a seed.
+    """
+
+    name: str
+    """The variable's name."""
+    function: Callable[..., Array]
+    """(student, task) -> array of shape `sizes`, or task -> array for `when="once"`."""
+    long_name: str
+    """What it is, in words."""
+    dims: tuple[str, ...] = ()
+    """Names of the array's axes; equal names must have equal sizes throughout a file."""
+    units: str = "1"
+    """Units; everything in the paper is dimensionless."""
+    equation: str = ""
+    """The equation of the paper it implements, if any."""
+    when: When = "records"
+    """At every record, at whole decades of steps and the ends, at the two ends only, or once."""
+
+
+class Student(NamedTuple):
+    """What an observable sees of one student at one step. A is the number of test samples."""
+
+    layers: tuple[Array, ...]
+    """Its weights from the first trained layer on, (n_l, n_(l-1)) each; frozen ones among them are the teacher's."""
+    trained: tuple[Array, ...]
+    """Its trained layers only."""
+    features: Array
+    """phi(t) on the test inputs, (A, n_(L-1)) (Eq 2.5)."""
+    initial_features: Array
+    """phi(0) on the test inputs, (A, n_(L-1))."""
+    outputs: Array
+    """On the test inputs, (A, n_L)."""
+    train_loss: Array
+    """Mean batch loss over the window, each before its update; NaN at step 0."""
+    gradient_norm: Array
+    """Norm of the mean batch gradient over the window, while W moves; NaN at step 0."""
+    diverged_step: Array
+    """int32, -1 if it never diverged."""
+    learning_rate: Array
+    sigma_w: Array
+    step: Array
+
+
+def student_layers(network: Network, task: Task, trained: Sequence[Array]) -> tuple[Array, ...]:
+    """Weights from the first trained layer on: the student's where trained, else the teacher's."""
+    own = dict(zip(network.trainable, trained, strict=True))
+    return tuple(own.get(layer, task.teacher[layer - 1]) for layer in range(min(own), len(task.teacher) + 1))
+
+
+def view(network: Network, state: "State", task: Task, learning_rate: Array, sigma_w: Array, step: Array,
+         window: Array) -> Student:  # fmt: skip
+    """One student as observables see it, from its slice of the State; `window` is the number of updates since the mark."""
+    phi = activation(network.activation)
+
+    def on_test_inputs(layers: Sequence[Array]) -> Array:
+        return features(layers[:-1], task.test_features, phi)
+
+    layers = student_layers(network, task, state.weights)
+    initial = student_layers(network, task, start(network, task, sigma_w))
+    last_features = on_test_inputs(layers)
+    updates = jnp.where(window > 0, window, jnp.nan).astype(learning_rate.dtype)
+    # Plain SGD moves W by the learning rate times the gradients' sum, so their mean need not be added up on the way.
+    displacement = tuple((mark - w) / learning_rate for mark, w in zip(state.mark, state.weights, strict=True))
+    # A student may end the last update with weights that no batch has seen yet.
+    finite = jnp.stack([jnp.isfinite(w).all() for w in state.weights]).all()
+    return Student(
+        layers=layers,
+        trained=state.weights,
+        features=last_features,
+        initial_features=on_test_inputs(initial),
+        outputs=output(layers[-1], last_features),
+        train_loss=state.loss_sum / updates,
+        gradient_norm=frobenius(state.gradient_sum or displacement) / updates,
+        diverged_step=jnp.where((state.diverged_step < 0) & ~finite, step, state.diverged_step),
+        learning_rate=learning_rate,
+        sigma_w=sigma_w,
+        step=step,
+    )
+
+
+def frobenius(matrices: Sequence[Array]) -> Array:
+    """Norm of all the entries of several matrices."""
+    return jnp.sqrt(sum(jnp.sum(m**2) for m in matrices))
+
+
+def cosine(a: Array, b: Array) -> Array:
+    """Frobenius cosine of two arrays of one shape; NaN where one of them is zero."""
+    return jnp.sum(a * b) / (jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel()))
+
+
+def alignment(student: Student, task: Task) -> Array:
+    """Cosine of the features and the field h_ja = sum_i y_ia W^(L)_ij the targets exert on them (Eqs 2.8, 3.5, 3.6)."""
+    return cosine(task.test_targets @ student.layers[-1], student.features)
+
+
+def eigenvalues(w: Array) -> Array:
+    """Eigenvalues of X = W W^T, ascending (Eq 4.1): (n_l,), for W of shape (n_l, n_(l-1)).
+
+    They are the squares of the singular values of W, which keeps the small ones accurate and none negative.
+    """
+    n_out, n_in = w.shape
+    # LAPACK's answer to NaN is not specified; a student that diverged has no spectrum.
+    finite = jnp.isfinite(w).all()
+    singular = jax.lax.platform_dependent(
+        jnp.where(finite, w, 0), cpu=custom_batching.sequential_vmap(_singular_values), default=_singular_values
+    )
+    squares = jnp.concatenate([jnp.zeros(max(0, n_out - n_in), w.dtype), singular[::-1] ** 2])
+    return jnp.where(finite, squares, jnp.nan)
+
+
+def _singular_values(w: Array) -> Array:
+    # On CPUs one student at a time: given a batch, jaxlib 0.10's LAPACK calls spread it over XLA's thread pool, and wait
+    # there for ever if every thread of the pool is itself inside such a call (one device a core makes that happen).
+    return jnp.linalg.svd(w, compute_uv=False)
+
+
+def full_gradient_norm(network: Network, student: Student, task: Task) -> Array:
+    """Norm of the mean gradient over the whole training set at fixed W (Eq 3.3)."""
+
+    def full_loss(trained: tuple[Array, ...]) -> Array:
+        layers = student_layers(network, task, trained)
+        return loss(output(layers[-1], features(layers[:-1], task.features, activation(network.activation))), task.targets)
+
+    return frobenius(jax.grad(full_loss)(student.trained))
+
+
+@functools.cache
+def standard(network: Network) -> tuple[Observable, ...]:
+    """The observables of the paper, with teacher overlaps and weights, for a network of any shape.
+
+    What exists once a trained layer goes by its bare name if there is one such layer, and by the name with the layer's
+    number (`eigenvalues_2`) if there are several. Equal networks get the very same objects.
+    """
+    general = (
+        Observable("test_loss", lambda s, t: loss(s.outputs, t.test_targets),
+                   "test loss, half the mean squared error", equation="2.6, 3.2"),
+        Observable("train_loss", lambda s, t: s.train_loss,
+                   "training loss, mean over the batches of the last epoch (or all updates so far, if fewer) while W moves",
+                   equation="2.6"),
+        Observable("gradient_norm", lambda s, t: s.gradient_norm,
+                   "norm of the batch gradient averaged over the last epoch (or all updates so far, if fewer) while W moves",
+                   equation="3.3"),
+        Observable("full_gradient_norm", functools.partial(full_gradient_norm, network),
+                   "norm of the gradient averaged over the training set at fixed W", equation="3.3", when="ends"),
+        Observable("G_t0", lambda s, t: jnp.mean(s.features * s.initial_features),
+                   "feature correlation G(t,0), mean over test samples and nodes of phi(t) phi(0)", equation="3.4"),
+        Observable("G_00", lambda s, t: jnp.mean(s.initial_features**2),
+                   "feature correlation G(0,0), mean square of the initial features on the test set", equation="3.4"),
+        Observable("G_tt", lambda s, t: jnp.mean(s.features**2),
+                   "feature correlation G(t,t), mean square of the features on the test set", equation="3.4"),
+        Observable("alignment", alignment,
+                   "cosine of the features and the target field h on the test set", equation="3.5, 3.6"),
+        Observable("feature_overlap", lambda s, t: cosine(s.features, t.test_teacher_features),
+                   "overlap Q, cosine of the features and the teacher's features on the test set"),
+        Observable("diverged_step", lambda s, t: s.diverged_step,
+                   "first update with a batch loss that was not finite; -1 while there is none"),
+    )  # fmt: skip
+    several = len(network.trainable) > 1
+    layers = [_of_layer(k, l, f"_{l}" if several else "") for k, l in enumerate(network.trainable)]
+    return sum(layers, general)
+
+
+def combine(standard: Sequence[Observable], own: Sequence[Observable]) -> tuple[Observable, ...]:
+    """Standard observables and a user's own in one list.
+
+    Raises:
+        ExperimentError: two of them have the same name.
+    """
+    names = [o.name for o in standard]
+    for observable in own:
+        if observable.name in names:
+            raise refuse("observe", observable.name, f"an observable needs a name other than {', '.join(names)}")
+        names.append(observable.name)
+    return (*standard, *own)
+
+
+def _of_layer(k: int, layer: int, suffix: str) -> tuple[Observable, ...]:
+    level, w = f"level{suffix}", f"W^({layer})"
+    return (
+        Observable(f"eigenvalues{suffix}", lambda s, t: eigenvalues(s.trained[k]),
+                   f"eigenvalues of W W^T, W = {w}, ascending", (level,), equation="4.1"),
+        Observable(f"target_eigenvalues{suffix}", lambda t: eigenvalues(t.teacher[layer - 1]),
+                   f"eigenvalues of W W^T of the teacher, W = {w}, ascending", (level,), equation="4.1", when="once"),
+        Observable(f"teacher_overlap{suffix}", lambda s, t: cosine(s.trained[k], t.teacher[layer - 1]),
+                   f"overlap R with the teacher, Frobenius cosine of their {w}"),
+        Observable(f"weights{suffix}", lambda s, t: s.trained[k],
+                   f"trained weights {w}", (f"node{suffix}", f"input{suffix}"), when="decades"),
+    )  # fmt: skip
