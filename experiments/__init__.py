@@ -1,0 +1,1 @@
+"""Thin scripts that run from the checkout."""

@@ -1,0 +1,230 @@
+"""The command line: `python -m phasejax run | figures`. The options of `run` are the experiment's own fields.
+
+Refusals are one sentence on standard error and exit code 2. Neither jax nor xarray is imported before it is needed.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import tyro
+
+from phasejax.experiment import PRESETS, EngineName, Experiment, ExperimentError, refuse
+
+T = TypeVar("T")
+_USAGE = "usage: python -m phasejax {run,figures} [options]   (each has its own --help)"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train the ensemble of an experiment and write its records to one netCDF file.
+
+    The settings come from a preset or a TOML file, and every option below that has a dot in its name overrides one of them.
+    """
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    preset: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(PRESETS) + "}")] = None
+    """Settings that come with the package; desk if neither this nor --config is given."""
+    config: Path | None = None
+    """Settings from a TOML file; what it leaves out is the desk preset's."""
+    out: Path | None = None
+    """Where to write: runs/desk makes runs/desk.nc. The default is runs/ and the preset's or the file's name."""
+    resume: Path | None = None
+    """Go on with the run in this output (its settings included) from its last checkpoint."""
+    overwrite: bool = False
+    """Delete an output that exists already."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to train; auto takes an accelerator if there is one."""
+    engine: EngineName = "auto"
+    """How to advance students; auto takes the fastest that applies."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Draw the figures of the paper from a netCDF file."""
+
+    run: tyro.conf.Positional[Path]
+    """The file, runs/desk.nc."""
+    only: tuple[int, ...] = ()
+    """Numbers of the figures to draw; all if none are given."""
+    out: Path | None = None
+    """Folder for the figures; figures/ and the run's name by default."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and leave with its exit code: 0 done, 2 refused, 130 or 143 interrupted by SIGINT or SIGTERM."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands = {"run": run, "figures": figures}
+    if not arguments or arguments[0] not in commands:
+        asked = bool(arguments) and arguments[0] in ("-h", "--help")
+        print(_USAGE if asked or not arguments else f"{arguments[0]!r} is no command: choose run or figures.",
+              file=sys.stdout if asked else sys.stderr)  # fmt: skip
+        sys.exit(0 if asked else 2)
+    commands[arguments[0]](arguments[1:])
+
+
+def run(argv: Sequence[str]) -> NoReturn:
+    """The command `run`: train and write. Arguments as on the command line."""
+    with _one_sentence():
+        options = _read_run(argv)
+        out = options.resume or options.out or _default_out(options)
+        from phasejax import store
+
+        store.check(out, options.experiment, resume=options.resume is not None, overwrite=options.overwrite)
+        if options.resume and store.paths(out)[1].exists():
+            print(f"{store.paths(out)[1]} is finished already.")
+            sys.exit(0)
+        devices = _devices(options.device)
+        _train(options, out, devices)
+    sys.exit(0)
+
+
+def figures(argv: Sequence[str]) -> NoReturn:
+    """The command `figures`: draw from a file. Arguments as on the command line."""
+    with _one_sentence():
+        options = _parse(Figures, argv, "figures")
+        from phasejax.figures import draw_all
+        from phasejax.store import open_run, paths
+
+        folder, _ = paths(options.run)
+        for path in draw_all(open_run(options.run), options.out or Path("figures") / folder.name, options.only):
+            print(path)
+    sys.exit(0)
+
+
+def _train(options: Run, out: Path, devices: Sequence[Any]) -> None:
+    from phasejax.simulation import simulate
+    from phasejax.store import paths
+
+    def interrupted(*_: Any) -> NoReturn:
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGTERM, interrupted)
+    started = time.monotonic()
+    folder, file = paths(out)
+    try:
+        dataset = simulate(
+            options.experiment, out, engine=options.engine, devices=devices,
+            resume=options.resume is not None, overwrite=options.overwrite, progress=True,
+        )  # fmt: skip
+    except (KeyboardInterrupt, SystemExit) as stop:
+        print(f"Interrupted: --resume {folder} goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
+    seconds, experiment = time.monotonic() - started, options.experiment
+    print(
+        f"Wrote {file} ({file.stat().st_size / 1e6:.0f} MB): {dataset.sizes['step']} records of {experiment.students:,} "
+        f"students up to step {experiment.schedule.steps:,}, in {seconds:.0f} s with engine {dataset.attrs['engine']}. "
+        f'Open it with xarray.open_dataset("{file}").'
+    )
+
+
+def _devices(name: str) -> Sequence[Any]:
+    """The JAX devices of this name; with CPUs every core this process may use is one."""
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    if name == "auto":
+        return jax.devices()
+    try:
+        return jax.devices(name)
+    except RuntimeError:
+        there = sorted({device.platform for device in jax.devices()} | {"cpu"})
+        raise refuse("device", name, f"JAX finds {' and '.join(there)} here") from None
+
+
+def _read_run(argv: Sequence[str]) -> Run:
+    """Parse the options of `run`: what --preset, --config or --resume names becomes the default of every field."""
+    from_where = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for source in ("--preset", "--config", "--resume"):
+        from_where.add_argument(source)
+    try:
+        known, _ = from_where.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ExperimentError(f"{error.argument_name}: {error.message}.") from None
+    given = [f"--{name}" for name, value in vars(known).items() if value is not None]
+    if len(given) > 1:
+        raise ExperimentError(f"{' and '.join(given)} cannot go together: each says which settings to start from.")
+    if known.resume:
+        from phasejax.store import read_experiment
+
+        experiment = read_experiment(known.resume)
+    else:
+        experiment = Experiment.read(known.config) if known.config else Experiment.preset(known.preset or "desk")
+    return _parse(Run, argv, "run", Run(experiment))
+
+
+def _default_out(options: Run) -> Path:
+    return Path("runs") / (options.config.stem if options.config else options.preset or "desk")
+
+
+def _parse(command: type[T], argv: Sequence[str], name: str, default: T | None = None) -> T:
+    """tyro's parser, with its framed errors turned into one sentence."""
+    complaint = io.StringIO()
+    defaults = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed, unknown = tyro.cli(command, args=argv, prog=f"phasejax {name}", return_unknown_args=True, **defaults)
+    except SystemExit as left:
+        if not left.code:
+            raise
+        raise ExperimentError(_sentence(complaint.getvalue())) from None
+    if unknown:
+        close = difflib.get_close_matches(unknown[0].lstrip("-"), _option_names(command), 1)
+        hint = f"did you mean --{close[0]}" if close else "--help lists what there is"
+        raise ExperimentError(f"{unknown[0]} is not an option: {hint}.")
+    return parsed
+
+
+def _sentence(framed: str) -> str:
+    """What a framed error of tyro's says, up to its first rule, as one sentence about a field."""
+    lines = [line.strip("│ ").strip() for line in framed.splitlines() if line.startswith("│")]
+    rule = next((k for k, line in enumerate(lines) if set(line) == {"─"}), len(lines))
+    text = " ".join(lines[:rule])
+    text = re.sub(r"^Error parsing (experiment\.?|)[\w.]*: (?=[\w.]+ = )", "", text)
+    text = re.sub(r"^Error parsing --([\w.-]+): invalid literal for int\(\) .*: ('.*')$",
+                  r"\1 = \2 is not possible: it must be a whole number.", text)  # fmt: skip
+    text = re.sub(r"^Error parsing --([\w.-]+): could not convert string to float: ('.*')$",
+                  r"\1 = \2 is not possible: it must be a number.", text)  # fmt: skip
+    return text or framed.strip()
+
+
+def _option_names(command: type) -> list[str]:
+    names = []
+    for part in dataclasses.fields(command):
+        if part.name != "experiment":
+            names.append(part.name)
+            continue
+        for section in dataclasses.fields(Experiment):
+            inner = section.default_factory
+            fields = dataclasses.fields(inner) if isinstance(inner, type) else ()
+            names += [f"{section.name}.{field.name}".replace("_", "-") for field in fields] or [section.name]
+    return names
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Any:
+    """Turn a refusal into its sentence on standard error and exit code 2."""
+    try:
+        yield
+    except ExperimentError as refusal:
+        print(refusal, file=sys.stderr)
+        sys.exit(2)
+    except Exception as refusal:
+        # Importing the store costs xarray's import time, so it is done only where something has gone wrong already.
+        from phasejax.store import StoreError
+
+        if not isinstance(refusal, StoreError):
+            raise
+        print(refusal, file=sys.stderr)
+        sys.exit(2)
