@@ -30,7 +30,7 @@ def register_activation(name: str, function: Callable) -> None:
 
 def activation(name: str) -> Callable:
     """The function behind a name; `gelu` is the exact one, z times the normal distribution function of z."""
-    # Names must be checkable before jax is there (`--help` starts in a fraction of jax's import time), hence the import here.
+    # Imported here because names must be checkable, and `--help` shown, without waiting for jax.
     import jax
     import jax.numpy as jnp
 

@@ -168,13 +168,14 @@ def _default_out(options: Run) -> Path:
     return Path("runs") / (options.config.stem if options.config else options.preset or "desk")
 
 
-def _parse(command: type[T], argv: Sequence[str], name: str, default: T | None = None) -> T:
+def _parse(command: type[T], argv: Sequence[str], name: str, default: T = tyro.MISSING) -> T:
     """tyro's parser, with its framed errors turned into one sentence."""
     complaint = io.StringIO()
-    defaults = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            parsed, unknown = tyro.cli(command, args=argv, prog=f"phasejax {name}", return_unknown_args=True, **defaults)
+            parsed, unknown = tyro.cli(
+                command, args=argv, prog=f"phasejax {name}", default=default, return_unknown_args=True
+            )
     except SystemExit as left:
         if not left.code:
             raise

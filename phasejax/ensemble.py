@@ -125,7 +125,9 @@ def _counting(axis: Sequence[float]) -> tuple[float, ...]:
 
 
 @functools.lru_cache(maxsize=16)
-def _build(experiment: Experiment, advance: Advance, observables: tuple[Observable, ...], devices: tuple[Any, ...]) -> Ensemble:
+def _build(
+    experiment: Experiment, advance: Advance, observables: tuple[Observable, ...], devices: tuple[Any, ...]
+) -> Ensemble:
     mesh = jax.make_mesh((len(devices),), ("seed",), axis_types=(AxisType.Auto,), devices=devices)
     seed, everywhere = PartitionSpec("seed"), PartitionSpec()
     on_cpu = devices[0].platform == "cpu"
@@ -163,7 +165,9 @@ def _build(experiment: Experiment, advance: Advance, observables: tuple[Observab
     return Ensemble(
         devices=len(devices),
         place=lambda array: jax.device_put(array, NamedSharding(mesh, seed)),
-        tasks=sharded("tasks", lambda labels: each_seed(on_cpu, lambda label: make_task(experiment, label), labels), (seed,)),
+        tasks=sharded(
+            "tasks", lambda labels: each_seed(on_cpu, lambda label: make_task(experiment, label), labels), (seed,)
+        ),
         init=sharded(
             "init",
             lambda tasks, sigma_w: each_seed(on_cpu, lambda task: initial_state(experiment, task, sigma_w), tasks),
@@ -176,6 +180,8 @@ def _build(experiment: Experiment, advance: Advance, observables: tuple[Observab
         ),
         advance=sharded("advance", advance, (seed, seed, seed, *(everywhere,) * 4), donate=(0,)),
         mark=sharded("mark", mark, (seed,), donate=(0,)),
-        observe={when: sharded(f"observe {when}", observe(chosen), state_specs) for when, chosen in occasions.items() if chosen}
+        observe={
+            when: sharded(f"observe {when}", observe(chosen), state_specs) for when, chosen in occasions.items() if chosen
+        }
         | {"once": sharded("observe once", observe_tasks, (seed,))},
     )

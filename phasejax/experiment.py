@@ -37,12 +37,10 @@ def refuse(name: str, given: object, allowed: str) -> ExperimentError:
 
 
 def _whole(name: str, value: object, least: int, most: int = MAX_STEPS) -> int:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or value != value or value in (math.inf, -math.inf) or int(value) != value:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or not least <= int(value) <= most:  # type: ignore[call-overload]
         raise refuse(name, value, f"it must be a whole number from {least} to {most}")
-    if not least <= value <= most:
-        raise refuse(name, value, f"it must be a whole number from {least} to {most}")
-    return int(value)
+    return int(value)  # type: ignore[call-overload]
 
 
 def _number(name: str, value: object, allowed: str) -> float:
@@ -109,7 +107,7 @@ class Network:
             raise refuse("network.trainable", list(given), f"name at least one of the layers 1 to {layers}, each once")
         scale = tuple(_number("network.sigma_w_scale", s, "give positive finite numbers")
                       for s in _sequence("network.sigma_w_scale", self.sigma_w_scale))  # fmt: skip
-        if scale and len(scale) != len(given) or not all(0 < s < math.inf for s in scale):
+        if (scale and len(scale) != len(given)) or not all(0 < s < math.inf for s in scale):
             raise refuse("network.sigma_w_scale", list(scale), "give one positive finite number a trained layer, or none")
         _one_of("network.activation", self.activation, activation_names())
         _set(self, widths=widths, trainable=tuple(sorted(given)), sigma_w_scale=scale)

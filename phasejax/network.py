@@ -1,6 +1,7 @@
 """One network without biases: pre-activations, features, output and loss (Eqs 2.2-2.6)."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ def draw(key: Array, widths: Sequence[int], dtype: jnp.dtype) -> tuple[Array, ..
         One (n_l, n_(l-1)) matrix a layer l = 1 ... L.
     """
     layers = []
-    for layer, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+    for layer, (n_in, n_out) in enumerate(pairwise(widths), start=1):
         xi = jax.random.normal(jax.random.fold_in(key, layer), (n_out, n_in), jnp.float32)
         layers.append(xi.astype(dtype) / jnp.sqrt(jnp.asarray(n_in, dtype)))
     return tuple(layers)

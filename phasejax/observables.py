@@ -183,7 +183,7 @@ def standard(network: Network) -> tuple[Observable, ...]:
                    "first update with a batch loss that was not finite; -1 while there is none"),
     )  # fmt: skip
     several = len(network.trainable) > 1
-    layers = [_of_layer(k, l, f"_{l}" if several else "") for k, l in enumerate(network.trainable)]
+    layers = [_of_layer(k, layer, f"_{layer}" if several else "") for k, layer in enumerate(network.trainable)]
     return sum(layers, general)
 
 

@@ -23,13 +23,16 @@ import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import netCDF4
 import numpy as np
 import xarray as xr
 
 from phasejax.experiment import Experiment
+
+if TYPE_CHECKING:
+    from phasejax.observables import Observable
 
 # The step axis of what is recorded on each occasion.
 STEP_AXES = {"records": "step", "decades": "step_decades", "ends": "step_ends"}
@@ -39,23 +42,6 @@ _MAX_CHUNK = 4 * 2**20
 
 class StoreError(Exception):
     """A file or folder that cannot be used as asked: one sentence with its path and what can be done."""
-
-
-class Field(Protocol):
-    """What the store needs to know about an observable (see `phasejax.Observable`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dims(self) -> tuple[str, ...]: ...
-    @property
-    def units(self) -> str: ...
-    @property
-    def long_name(self) -> str: ...
-    @property
-    def equation(self) -> str: ...
-    @property
-    def when(self) -> str: ...
 
 
 class Record(NamedTuple):
@@ -102,7 +88,7 @@ class Store:
         self,
         out: str | Path,
         experiment: Experiment,
-        fields: Sequence[Field],
+        fields: Sequence["Observable"],
         attributes: Mapping[str, str],
         resume: bool = False,
         overwrite: bool = False,
@@ -164,7 +150,7 @@ class Store:
         }
         with atomically(self.folder / f"state-{checkpoint.step}.npz") as temporary, open(temporary, "wb") as file:
             encoded = np.frombuffer(json.dumps(header).encode(), np.uint8)
-            np.savez(file, header=encoded, **{f"leaf_{k}": leaf for k, leaf in enumerate(checkpoint.leaves)})
+            np.savez(file, allow_pickle=False, header=encoded, **_leaf_names(checkpoint.leaves))
         for _, old in self._states()[_KEPT_STATES:]:
             old.unlink()
 
@@ -176,12 +162,14 @@ class Store:
         """
         segments = self._segments()
         layout = _layout_of_segments(self._fields, segments)
-        with atomically(self.file) as temporary:
-            with _create(temporary, self._experiment, self._fields, layout, self._attributes, compress=True) as nc:
-                rows = dict.fromkeys(layout.steps, 0)
-                for segment in segments:
-                    with netCDF4.Dataset(segment) as source:
-                        _copy(source, nc, self._fields, rows)
+        with (
+            atomically(self.file) as temporary,
+            _create(temporary, self._experiment, self._fields, layout, self._attributes, compress=True) as nc,
+        ):
+            rows = dict.fromkeys(layout.steps, 0)
+            for segment in segments:
+                with netCDF4.Dataset(segment) as source:
+                    _copy(source, nc, self._fields, rows)
         self.discard()
         return self.file
 
@@ -258,7 +246,9 @@ def open_run(path: str | Path) -> xr.Dataset:
         raise StoreError(f"{path} holds no run: neither {file} nor records in {folder} are there.")
     parts = [xr.open_dataset(segment) for segment in segments]
     data = {
-        name: xr.concat([part[name] for part in parts if name in part], axis[0]) if (axis := _step_axes(variable)) else variable
+        name: xr.concat([part[name] for part in parts if name in part], axis[0])
+        if (axis := _step_axes(variable))
+        else variable
         for name, variable in parts[0].data_vars.items()
     }
     return xr.Dataset(data, attrs={"experiment": (folder / "experiment.toml").read_text("utf-8")})
@@ -303,6 +293,10 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _leaf_names(leaves: Sequence[np.ndarray]) -> dict[str, Any]:
+    return {f"leaf_{k}": leaf for k, leaf in enumerate(leaves)}
+
+
 def _step_of(path: Path) -> int:
     return int(path.stem.rpartition("-")[2])
 
@@ -315,7 +309,7 @@ def _digest(leaves: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
     for leaf in leaves:
         digest.update(f"{leaf.dtype.str} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf))
+        digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()
 
 
@@ -330,7 +324,7 @@ class _Layout(NamedTuple):
     """Along each step axis."""
 
 
-def _layout_of_records(fields: Sequence[Field], records: Sequence[Record]) -> _Layout:
+def _layout_of_records(fields: Sequence["Observable"], records: Sequence[Record]) -> _Layout:
     layout = _Layout({}, {}, {axis: [] for axis in STEP_AXES.values()})
     for record in records:
         present = [field for field in fields if field.name in record.values]
@@ -343,7 +337,7 @@ def _layout_of_records(fields: Sequence[Field], records: Sequence[Record]) -> _L
     return layout
 
 
-def _layout_of_segments(fields: Sequence[Field], segments: Sequence[Path]) -> _Layout:
+def _layout_of_segments(fields: Sequence["Observable"], segments: Sequence[Path]) -> _Layout:
     layout = _Layout({}, {}, {axis: [] for axis in STEP_AXES.values()})
     for segment in segments:
         with netCDF4.Dataset(segment) as nc:
@@ -367,7 +361,12 @@ def _coordinates(experiment: Experiment, steps: Mapping[str, list[int]]) -> list
         ("batch_size", (), np.int64(experiment.sgd.batch_size), "batch size B"),
         ("step", ("step",), np.array(steps["step"]), "SGD updates done"),
         ("epoch", ("step",), np.array(steps["step"]) * experiment.sgd.batch_size / experiment.task.samples, "epochs done"),
-        ("step_decades", ("step_decades",), np.array(steps["step_decades"]), "SGD updates done, at whole decades and the ends"),
+        (
+            "step_decades",
+            ("step_decades",),
+            np.array(steps["step_decades"]),
+            "SGD updates done, at whole decades and the ends",
+        ),
         ("step_ends", ("step_ends",), np.array(steps["step_ends"]), "SGD updates done, at the ends"),
     ]
     if experiment.temperatures is not None:
@@ -385,7 +384,7 @@ def temperature_axis(experiment: Experiment) -> str:
 def _create(
     path: Path,
     experiment: Experiment,
-    fields: Sequence[Field],
+    fields: Sequence["Observable"],
     layout: _Layout,
     attributes: Mapping[str, str],
     compress: bool,
@@ -435,7 +434,7 @@ def _chunks(shape: Sequence[int], itemsize: int) -> list[int]:
     return chunks
 
 
-def _write(nc: netCDF4.Dataset, field: Field, records: Sequence[Record]) -> None:
+def _write(nc: netCDF4.Dataset, field: "Observable", records: Sequence[Record]) -> None:
     present = [record.values[field.name] for record in records if field.name in record.values]
     for row, values in enumerate(present):
         if field.when == "once":
@@ -445,7 +444,7 @@ def _write(nc: netCDF4.Dataset, field: Field, records: Sequence[Record]) -> None
             nc[field.name][row] = np.moveaxis(values, 0, 2)
 
 
-def _copy(source: netCDF4.Dataset, target: netCDF4.Dataset, fields: Sequence[Field], rows: dict[str, int]) -> None:
+def _copy(source: netCDF4.Dataset, target: netCDF4.Dataset, fields: Sequence["Observable"], rows: dict[str, int]) -> None:
     """Append a segment's records to the finished file, from the given rows on, which are moved forward."""
     for field in fields:
         if field.name not in source.variables:
@@ -458,4 +457,3 @@ def _copy(source: netCDF4.Dataset, target: netCDF4.Dataset, fields: Sequence[Fie
             target[field.name][row + k] = source[field.name][k]
     for axis in rows:
         rows[axis] += len(source.dimensions[axis])
-

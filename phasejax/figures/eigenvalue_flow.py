@@ -6,12 +6,13 @@ import xarray as xr
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from phasejax.figures.style import TWO_COLUMNS, new_figure, temperature_axis, training_length
+from phasejax.figures.style import TWO_COLUMNS, house_style, new_figure, power_of_two, temperature_axis, training_length
 
 # The paper's cells: temperature (or learning rate) and 1/sigma_W.
 PHASES = {"ordered": (2**-5, 8), "paramagnetic": (4, 8), "jammed": (2**-5, 2**-8)}
 
 
+@house_style
 def eigenvalue_flow(dataset: xr.Dataset) -> Figure:
     """Fig 6: eigenvalues of all students against time in the three phases; dashed, the teachers' mean eigenvalues.
 
@@ -23,10 +24,13 @@ def eigenvalue_flow(dataset: xr.Dataset) -> Figure:
     # Time starts at 0 on a logarithmic axis: draw the initial state where step 1/2 would be.
     time = np.where(steps == 0, 0.5, steps)
 
-    figure, axes = new_figure(TWO_COLUMNS, 2.6, columns=len(PHASES))
+    figure, axes = new_figure(TWO_COLUMNS, 2.8, columns=len(PHASES))
     for ax, (phase, (temperature, inverse_sigma)) in zip(axes, PHASES.items(), strict=True):
         cell = dataset[name].isel(
-            {axis: nearest(dataset[axis].values, temperature), "sigma_w": nearest(dataset.inverse_sigma_w.values, inverse_sigma)}
+            {
+                axis: nearest(dataset[axis].values, temperature),
+                "sigma_w": nearest(dataset.inverse_sigma_w.values, inverse_sigma),
+            }
         )
         levels = cell.transpose(..., "seed", "step").values
         count = levels.shape[0]
@@ -36,17 +40,22 @@ def eigenvalue_flow(dataset: xr.Dataset) -> Figure:
             ax.add_collection(LineCollection(paths, colors=[colour], linewidths=0.3, alpha=0.35, rasterized=True))
         targets = dataset["target_" + name].mean("seed").values
         low, high = np.nanmin(levels[levels > 0], initial=np.inf), np.nanmax(levels, initial=0)
-        for target in targets[(targets > low) & (targets < high)]:
+        if phase == "ordered":  # the one phase that flows towards the teacher: show where to
+            high = max(high, targets.max())
+        for target in targets[(targets > low) & (targets <= high)]:
             ax.axhline(target, color="black", linestyle="--", linewidth=0.4)
         ax.set(xscale="log", yscale="log", xlim=(0.4, time[-1] * 1.2), xlabel="SGD steps")
         if high > 0:
             ax.set_ylim(low / 1.5, high * 1.5)
-        ticks = 10.0 ** np.arange(0, np.log10(max(time[-1], 1)) + 0.01, max(1, round(np.log10(max(time[-1], 1)) / 5)))
-        ax.set_xticks([0.5, *ticks], ["0", *(f"$10^{{{int(np.log10(t))}}}$" for t in ticks)])
+        decades = np.arange(0, np.log10(max(time[-1], 1)) + 0.01, dtype=int)
+        ax.set_xticks([0.5, *(10.0**decades)], ["0", *(f"$10^{{{k}}}$" for k in decades)])
         symbol = "T" if axis == "temperature" else r"\epsilon"
-        ax.set_title(f"{phase}: ${symbol}$ = {float(cell[axis]):g}, " + r"$1/\sigma_W$ = " + f"{float(cell.inverse_sigma_w):g}")
+        where = (
+            f"${symbol} = {power_of_two(float(cell[axis]))}$, $1/\\sigma_W = {power_of_two(float(cell.inverse_sigma_w))}$"
+        )
+        ax.set_title(f"{phase}\n{where}")
     axes[0].set_ylabel("eigenvalues $x_i$ of " + "$W W^T$")
-    figure.suptitle(training_length(dataset, int(steps[-1])), fontsize=7)
+    figure.suptitle(training_length(dataset, int(steps[-1])), fontsize=8)
     return figure
 
 

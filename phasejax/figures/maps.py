@@ -5,9 +5,10 @@ import xarray as xr
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from phasejax.figures.style import INVERSE_SIGMA, ONE_COLUMN, new_figure, temperature_axis, training_length
+from phasejax.figures.style import INVERSE_SIGMA, ONE_COLUMN, house_style, new_figure, temperature_axis, training_length
 
 
+@house_style
 def loss_map(dataset: xr.Dataset) -> Figure:
     """Fig 2: mean test loss at the end in the (1/sigma_W, T) plane, with the factor 1/2 of Eq 2.6; dark is low.
 

@@ -1,5 +1,8 @@
 """What all figures share: the style sheet, sizes, labels of axes, and the words for a training length."""
 
+import functools
+import math
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -13,11 +16,27 @@ ONE_COLUMN, TWO_COLUMNS = 3.375, 7.0
 INVERSE_SIGMA = r"$1/\sigma_W$"
 
 
+def house_style(draw: Callable[[xr.Dataset], Figure]) -> Callable[[xr.Dataset], Figure]:
+    """Decorate a figure function so that everything in it is drawn with the style sheet."""
+
+    @functools.wraps(draw)
+    def styled(dataset: xr.Dataset) -> Figure:
+        with matplotlib.style.context(str(resources.files("phasejax.figures") / "phasejax.mplstyle")):
+            return draw(dataset)
+
+    return styled
+
+
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
-    """A figure in the house style that belongs to no window, and its row of axes (a single one for one column)."""
-    with matplotlib.style.context(str(resources.files("phasejax.figures") / "phasejax.mplstyle")):
-        figure = Figure(figsize=(width, height))
-        return figure, figure.subplots(1, columns)
+    """A figure that belongs to no window, and its row of axes (a single one for one column)."""
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(1, columns)
+
+
+def power_of_two(value: float) -> str:
+    """A number for a label, as the paper writes its hyperparameters: 2^-5 rather than 0.03125, but 8 and 4 as they are."""
+    exponent = math.log2(value)
+    return f"2^{{{exponent:.0f}}}" if exponent < -1 and exponent == round(exponent) else f"{value:g}"
 
 
 def temperature_axis(dataset: xr.Dataset) -> tuple[str, str]:
