@@ -168,7 +168,7 @@ def _default_out(options: Run) -> Path:
     return Path("runs") / (options.config.stem if options.config else options.preset or "desk")
 
 
-def _parse(command: type[T], argv: Sequence[str], name: str, default: T = tyro.MISSING) -> T:
+def _parse(command: type[T], argv: Sequence[str], name: str, default: T = tyro.MISSING_NONPROP) -> T:
     """tyro's parser, with its framed errors turned into one sentence."""
     complaint = io.StringIO()
     try:

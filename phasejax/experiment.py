@@ -19,7 +19,7 @@ from phasejax.activations import activation_names
 Order = Literal["cyclic", "shuffled", "iid"]
 Optimiser = Literal["sgd", "adam"]
 Precision = Literal["float32", "float64"]
-EngineName = Literal["auto", "fused", "autodiff"]
+EngineName = Literal["auto", "native", "fused", "autodiff"]
 
 PRESETS = ("quick", "desk", "paper")
 MAX_STEPS = 2**31 - 1

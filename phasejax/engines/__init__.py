@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
 
-from phasejax.engines import autodiff, fused
+from phasejax.engines import autodiff, fused, native
 from phasejax.ensemble import Advance
 from phasejax.experiment import EngineName, Experiment, refuse
 
@@ -28,6 +28,7 @@ def choose(experiment: Experiment, name: EngineName, devices: Sequence[Any]) -> 
         raise refuse("engine", name, f"choose from {', '.join(get_args(EngineName))}")
     on_cpu = devices[0].platform == "cpu"
     reasons = {
+        "native": native.why_not(experiment, on_cpu) if name in ("auto", "native") else None,
         "fused": fused.why_not(experiment),
         "autodiff": None,
     }
@@ -39,6 +40,8 @@ def choose(experiment: Experiment, name: EngineName, devices: Sequence[Any]) -> 
     else:
         passed_over = ""
     match name:
+        case "native":
+            return Engine(name, native.engine(experiment), passed_over)
         case "fused":
             return Engine(name, fused.engine(on_cpu), passed_over)
         case _:

@@ -1,0 +1,38 @@
+"""Two CPU devices, strict shapes, and small experiments that train in a moment."""
+
+import dataclasses
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from phasejax import Experiment, Grid, Schedule, Sgd, TeacherStudent  # noqa: E402
+
+COLD = tuple(2.0**k for k in range(-5, -1))
+"""Temperatures at which training is not chaotic, so that trajectories can be compared."""
+
+
+def small(**parts: object) -> Experiment:
+    """The paper's network on less data, a 3 x 3 grid and 3 seeds; any part can be replaced."""
+    defaults = {
+        "task": TeacherStudent(samples=80, test_samples=16),
+        "grid": Grid(temperatures=(2**-5, 1.0, 64.0), sigma_w=(256.0, 1.0, 0.125), seeds=3),
+        "schedule": Schedule(steps=60),
+    }
+    return dataclasses.replace(Experiment(), **(defaults | parts))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished small run: (experiment, path of its file)."""
+    import phasejax
+
+    experiment = small()
+    path = tmp_path_factory.mktemp("runs") / "small"
+    phasejax.simulate(experiment, path).close()
+    return experiment, path.with_suffix(".nc")
+
+
+__all__ = ["COLD", "Sgd", "small"]

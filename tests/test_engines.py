@@ -1,0 +1,216 @@
+"""fused = native = autodiff = a plain NumPy loop, where trajectories can be compared and one step at a time elsewhere."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import COLD, small
+
+from phasejax import Experiment, ExperimentError, Grid, Network, Schedule, Sgd, TeacherStudent, engines, observables
+from phasejax.ensemble import build
+
+ENGINES = ("autodiff", "fused", "native")
+
+
+def numpy_loop(w, features, targets, readout, rates):
+    """Train one student per rate, written out: W <- W - rate / B sum_b (yhat - y) [w3 o (1 - phi^2)] phi1^T."""
+    w = np.broadcast_to(w, (len(rates), *w.shape[-2:])).copy()
+    rates = np.asarray(rates)[:, None, None]
+    for phi1, y in zip(features, targets[..., 0], strict=True):
+        phi = np.tanh(phi1 @ w.transpose(0, 2, 1))  # (students, B, n2)
+        error = phi @ readout[0] - y
+        delta = error[..., None] * readout[0] * (1 - phi**2)
+        w -= rates / len(y) * (delta.transpose(0, 2, 1) @ phi1)
+    return w
+
+
+class Bench:
+    """An ensemble with its state, and the numbers that numpy needs to follow it."""
+
+    def __init__(self, experiment, engine):
+        self.experiment = experiment
+        self.dtype = experiment.precision
+        chosen = engines.choose(experiment, engine, jax.devices())
+        self.ensemble = build(experiment, chosen.advance, observables.standard(experiment.network), jax.devices())
+        self.tasks = self.ensemble.tasks(self.ensemble.place(self.ensemble.pad(experiment.seed_labels)))
+        self.state = self.ensemble.init(self.tasks, jnp.asarray(experiment.grid.sigma_w, self.dtype))
+        self.rates = jnp.asarray(experiment.learning_rates, self.dtype)
+        self.step = 0
+
+    def batches(self):
+        epoch = self.step // (self.experiment.epoch_steps * self.experiment.block_epochs) * self.experiment.block_epochs
+        return self.ensemble.batches(self.tasks, jnp.int32(epoch))
+
+    def advance(self, steps):
+        """Advance, one block of epochs at a time."""
+        block = self.experiment.epoch_steps * self.experiment.block_epochs
+        while steps:
+            first = self.step % block
+            now = min(steps, block - first)
+            counts = (jnp.int32(self.step), jnp.int32(first), jnp.int32(now))
+            self.state = self.ensemble.advance(self.state, self.tasks, self.batches(), self.rates, *counts)
+            self.step, steps = self.step + now, steps - now
+        return self
+
+
+def skip_without(engine, experiment):
+    try:
+        engines.choose(experiment, engine, jax.devices())
+    except ExperimentError as reason:
+        if "compiler" not in str(reason):
+            raise
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("order", ["cyclic", "shuffled", "iid"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_hundred_cold_steps_equal_a_numpy_loop(engine, order):
+    experiment = small(
+        grid=Grid(temperatures=COLD, sigma_w=(256.0, 1.0, 0.125), seeds=3), sgd=Sgd(order=order), precision="float64"
+    )
+    skip_without(engine, experiment)
+    with jax.enable_x64(True):
+        bench = Bench(experiment, engine)
+        start = np.array(bench.state.weights[0])
+        batches = bench.batches()
+        trained = np.array(bench.advance(200).state.weights[0])
+    for seed in range(3):
+        features, targets = np.array(batches.features[seed, :200]), np.array(batches.targets[seed, :200])
+        readout = np.array(bench.tasks.teacher[-1][seed])
+        for k in range(3):
+            expected = numpy_loop(start[seed, 0, k], features, targets, readout, experiment.learning_rates)
+            scale = np.abs(expected).max((1, 2), keepdims=True)
+            np.testing.assert_allclose(trained[seed, :, k] / scale, expected / scale, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_step_in_every_cell_of_the_grid(engine, precision, tolerance):
+    """From states taken along a run, in all 144 cells, chaotic ones included."""
+    grid = dataclasses.replace(Grid(), seeds=2)
+    experiment = small(grid=grid, sgd=Sgd(order="shuffled"), precision=precision)
+    skip_without(engine, experiment)
+    with jax.enable_x64(precision == "float64"):
+        bench = Bench(experiment, engine)
+        for steps in (0, 1, 30, 169):
+            bench.advance(steps)
+            before, step = np.array(bench.state.weights[0], np.float64), bench.step
+            batches = bench.batches()
+            first = step % (experiment.epoch_steps * experiment.block_epochs)
+            after = np.array(bench.advance(1).state.weights[0], np.float64)
+            for seed in range(2):
+                features = np.array(batches.features[seed, first : first + 1], np.float64)
+                targets = np.array(batches.targets[seed, first : first + 1], np.float64)
+                readout = np.array(bench.tasks.teacher[-1][seed], np.float64)
+                cells = before[seed].reshape(-1, 16, 32)
+                rates = np.repeat(experiment.learning_rates, 12)
+                expected = np.stack([
+                    numpy_loop(w, features, targets, readout, [rate])[0] for w, rate in zip(cells, rates, strict=True)
+                ])  # fmt: skip
+                biggest = np.abs(cells).max((1, 2)), np.abs(expected - cells).max((1, 2))
+                scale = np.maximum(*biggest)[:, None, None]
+                difference = np.abs(after[seed].reshape(-1, 16, 32) - expected) / scale
+                assert difference.max() < tolerance
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_training_loss_is_summed_before_each_update(engine):
+    experiment = small(grid=Grid(temperatures=(0.25,), sigma_w=(1.0,), seeds=2), precision="float64")
+    skip_without(engine, experiment)
+    with jax.enable_x64(True):
+        bench = Bench(experiment, engine)
+        start, batches = np.array(bench.state.weights[0][0, 0, 0]), bench.batches()
+        summed = float(bench.advance(3).state.loss_sum[0, 0, 0])
+        readout = np.array(bench.tasks.teacher[-1][0])
+    expected = 0.0
+    for k in range(3):
+        features, targets = np.array(batches.features[0, :k]), np.array(batches.targets[0, :k])
+        w = numpy_loop(start, features, targets, readout, [1.0])[0]
+        outputs = np.tanh(np.array(batches.features[0, k]) @ w.T) @ readout[0]
+        expected += 0.5 * np.mean((np.array(batches.targets[0, k, :, 0]) - outputs) ** 2)
+    assert summed == pytest.approx(expected, rel=1e-12)
+
+
+def test_auto_takes_the_fastest_that_applies_and_says_why_not():
+    everything = small(network=Network((3, 8, 8, 8, 8, 1), "relu", (1, 2, 3, 4, 5)))
+    chosen = engines.choose(everything, "auto", jax.devices())
+    assert chosen.name == "autodiff"
+    assert "Not fused" in chosen.passed_over
+    assert engines.choose(small(), "auto", jax.devices()).name in ("native", "fused")
+    with pytest.raises(ExperimentError, match=r"engine = 'fused'.*autodiff can be used"):
+        engines.choose(everything, "fused", jax.devices())
+    with pytest.raises(ExperimentError, match=r"engine = 'magic'.*auto"):
+        engines.choose(everything, "magic", jax.devices())
+
+
+@pytest.mark.parametrize("sgd", [Sgd(momentum=0.9), Sgd(optimiser="adam")])
+def test_momentum_and_adam_are_optaxs(sgd):
+    import optax
+
+    grid = Grid(learning_rates=(0.05, 0.01), sigma_w=(1.0,), seeds=2)
+    experiment = small(sgd=sgd, grid=grid, precision="float64", network=Network((3, 5, 4, 2), "gelu", (1, 3)))
+    with jax.enable_x64(True):
+        bench = Bench(experiment, "autodiff")
+        task = jax.tree.map(lambda a: a[1], bench.tasks)
+        weights = jax.tree.map(lambda a: a[1, 1, 0], bench.state.weights)
+        batches = jax.tree.map(lambda a: a[1], bench.batches())
+        rule = optax.adam(0.01) if sgd.optimiser == "adam" else optax.sgd(0.01, momentum=0.9)
+        moments = rule.init(weights)
+
+        def loss(weights, x, y):
+            w1, w3 = weights
+            h = jax.nn.gelu(jax.nn.gelu(x @ w1.T, approximate=False) @ task.teacher[1].T, approximate=False)
+            return 0.5 * jnp.mean(jnp.sum((h @ w3.T - y) ** 2, axis=1))
+
+        gradients = []
+        for k in range(30):
+            gradients.append(jax.grad(loss)(weights, batches.features[k], batches.targets[k]))
+            updates, moments = rule.update(gradients[-1], moments, weights)
+            weights = optax.apply_updates(weights, updates)
+        state = bench.advance(30).state
+    for layer, expected in enumerate(weights):
+        np.testing.assert_allclose(state.weights[layer][1, 1, 0], expected, rtol=1e-10, atol=1e-12)
+        total = sum(np.array(g[layer]) for g in gradients)
+        np.testing.assert_allclose(state.gradient_sum[layer][1, 1, 0], total, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "erf", "identity"])
+def test_any_depth_activation_and_layers_train(activation):
+    network = Network((3, 6, 5, 5, 6, 2), activation, (1, 2, 3, 4, 5))
+    bench = Bench(small(network=network, grid=Grid(temperatures=(2**-7,), sigma_w=(0.5,), seeds=2)), "autodiff")
+    start = [np.array(w) for w in bench.state.weights]
+    losses = np.array(bench.advance(20).state.loss_sum), np.array(bench.advance(1000).state.loss_sum)
+    assert all(np.abs(np.array(w) - s).max() > 0 for w, s in zip(bench.state.weights, start, strict=True))
+    assert (losses[1] - losses[0] < 1000 / 20 * losses[0]).all()
+
+
+def test_steady_state_of_sgd_on_a_quadratic_loss():
+    """One linear weight with unit input noise: stationary variance T v / (lambda (2 - epsilon lambda)) under iid batches.
+
+    The network y = w3 W x, with n = 1 everywhere and identity activations, has the loss 1/2 (w3 (W - W*) x)^2. With a
+    target of its own noise the gradient is lambda (W - W*) plus noise of variance v / B. The noise is put into the targets.
+    """
+    samples, batch, students = 2000, 4, 400
+    experiment = Experiment(
+        network=Network((1, 1, 1), "identity", (1,)),
+        task=TeacherStudent(samples=samples, test_samples=1),
+        sgd=Sgd(batch_size=batch, order="iid"),
+        grid=Grid(learning_rates=(0.1, 0.5), sigma_w=(1.0,), seeds=students),
+        schedule=Schedule(300),
+        precision="float64",
+    )
+    with jax.enable_x64(True):
+        bench = Bench(experiment, "autodiff")
+        # x = 1 and a readout of 1 make lambda = 1; the targets are pure noise, so the best weight is 0 and v = 1.
+        noise = np.random.default_rng(1).standard_normal((students, samples, 1))
+        noise = (noise - noise.mean(1, keepdims=True)) / noise.std(1, keepdims=True)
+        ones = jax.tree.map(jnp.ones_like, bench.tasks)
+        bench.tasks = ones._replace(label=bench.tasks.label, targets=bench.ensemble.place(noise))
+        weights = np.array(bench.advance(300).state.weights[0])[:, :, 0, 0, 0]
+    for k, rate in enumerate(experiment.learning_rates):
+        expected = rate / batch / (2 - rate)
+        # The variance of a Gaussian estimated from n draws has a standard error of sqrt(2 / n) of itself.
+        assert weights[:, k].var() == pytest.approx(expected, rel=4 * np.sqrt(2 / students))
+        assert abs(weights[:, k].mean()) < 4 * np.sqrt(expected / students)

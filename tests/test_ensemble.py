@@ -1,0 +1,144 @@
+"""A student is its labels: what it does depends, to the bit, on nothing else."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import small
+
+import phasejax
+from phasejax import ExperimentError, Grid, Network, Schedule, Sgd, TeacherStudent, engines, ensemble, observables
+
+ENGINES = ("autodiff", "fused", "native")
+
+
+def run(experiment, engine="auto", devices=None, **options):
+    try:
+        return phasejax.simulate(experiment, engine=engine, devices=devices, **options)
+    except ExperimentError as reason:
+        if "compiler" not in str(reason):
+            raise
+        pytest.skip(str(reason))
+
+
+def equal(a, b):
+    """Same variables, to the bit (attributes say when and by what, and may differ)."""
+    xr.testing.assert_identical(a.drop_attrs(), b.drop_attrs())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_device_two_devices_and_one_seed_alone_agree_to_the_bit(engine):
+    experiment = small(schedule=Schedule(45))
+    together = run(experiment, engine)
+    equal(together, run(experiment, engine, devices=jax.devices()[:1]))
+    for label in (0, 2):
+        alone = dataclasses.replace(experiment, grid=dataclasses.replace(experiment.grid, seeds=1, first_seed=label))
+        equal(together.sel(seed=[label]), run(alone, engine))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("order", ["cyclic", "shuffled", "iid"])
+def test_the_spacing_of_records_changes_nothing(engine, order):
+    sparse = small(sgd=Sgd(order=order), schedule=Schedule(60, records_per_decade=1))
+    dense = dataclasses.replace(sparse, schedule=Schedule(60, records_per_decade=20))
+    a, b = run(sparse, engine), run(dense, engine)
+    assert b.sizes["step"] > 2 * a.sizes["step"]
+    equal(a, b.sel(step=a.step, step_decades=a.step_decades))
+
+
+def test_a_cell_does_not_depend_on_the_rest_of_the_grid():
+    whole = small()
+    part = dataclasses.replace(whole, grid=Grid(temperatures=(64.0, 2**-5), sigma_w=(0.125,), seeds=2, first_seed=1))
+    a, b = run(whole), run(part)
+    common = {"temperature": [64.0, 2**-5], "sigma_w": [0.125], "seed": [1, 2]}
+    equal(a.sel(common), b)
+
+
+def test_common_random_numbers_and_precisions_share_students():
+    single = run(small(schedule=Schedule(0)))
+    double = run(small(schedule=Schedule(0), precision="float64"))
+    start = double.weights.isel(step_decades=0)
+    np.testing.assert_allclose(start / start.sigma_w, start.isel(sigma_w=0) / start.sigma_w[0], rtol=1e-14)
+    assert (start == start.isel(temperature=0)).all()
+    assert not (start.isel(seed=0) == start.isel(seed=1)).any()
+    np.testing.assert_allclose(single.weights, double.weights, rtol=3e-7)
+    np.testing.assert_allclose(single.target_eigenvalues, double.target_eigenvalues, rtol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_other_values_do_not_recompile(engine):
+    experiment = small()
+    run(experiment, engine)
+    before = dict(ensemble.traces)
+    others = dataclasses.replace(
+        experiment,
+        grid=Grid(temperatures=(0.3, 0.01, 7.0), sigma_w=(3.0, 0.5, 0.01), seeds=4, first_seed=11),
+        schedule=Schedule(87, records_per_decade=3),
+    )
+    run(others, engine)
+    assert ensemble.traces == before, "changing temperatures, sigma_W, labels or steps must not trace anything anew"
+    run(dataclasses.replace(others, grid=dataclasses.replace(others.grid, seeds=5)), engine)
+    assert ensemble.traces != before, "another number of seeds per device does, so the count is alive"
+
+
+def test_the_initial_weights_have_the_moments_of_a_gaussian_matrix():
+    """E tr X/N = sigma^2 and E tr X^2/N = sigma^4 (1 + r + 1/n1), within 4 standard errors over 400 seeds."""
+    experiment = small(
+        grid=Grid(temperatures=(1.0,), sigma_w=(0.125, 1.0), seeds=400), schedule=Schedule(0), precision="float64",
+        task=TeacherStudent(samples=4, test_samples=1),
+    )  # fmt: skip
+    x = run(experiment).eigenvalues.isel(step=0, temperature=0)
+    sigma = x.sigma_w
+    for moment, expected in ((x.mean("level"), sigma**2), ((x**2).mean("level"), sigma**4 * (1 + 0.5 + 1 / 32))):
+        error = moment.std("seed") / np.sqrt(moment.sizes["seed"])
+        assert (abs(moment.mean("seed") - expected) < 4 * error).all()
+
+
+def test_orders_visit_the_data_as_they_say():
+    for order in ("cyclic", "shuffled", "iid"):
+        experiment = small(sgd=Sgd(order=order), task=TeacherStudent(samples=2000))
+        chosen = engines.choose(experiment, "autodiff", jax.devices())
+        kind = ensemble.build(experiment, chosen.advance, observables.standard(experiment.network), jax.devices())
+        tasks = kind.tasks(kind.place(kind.pad(range(2))))
+        first, second = (np.array(kind.batches(tasks, np.int32(2 * k)).targets) for k in range(2))
+        epochs = [e.reshape(2, 2000) for block in (first[:2], second[:2]) for e in np.split(block, 2, axis=1)]
+        data = np.array(tasks.targets)[:2, :, 0]
+        if order == "cyclic":
+            assert all((epoch == data).all() for epoch in epochs)
+        elif order == "shuffled":
+            assert all((np.sort(epoch) == np.sort(data)).all() for epoch in epochs)
+            assert not any((epochs[k] == epochs[k + 1]).all() for k in range(3))
+        else:
+            share = np.mean([len(np.unique(row)) for epoch in epochs for row in epoch]) / 2000
+            assert share == pytest.approx(1 - np.exp(-1), abs=0.02)  # n draws with replacement see 1 - 1/e of n
+
+
+def test_students_that_overflow_are_marked_and_their_neighbours_unharmed():
+    network = Network((3, 8, 8, 1), "relu", (1, 2, 3))
+    grid = Grid(temperatures=(2**-7, 2**20), sigma_w=(1.0, 0.5), seeds=3)
+    both = run(small(network=network, grid=grid, schedule=Schedule(200)))
+    cold = run(small(network=network, grid=dataclasses.replace(grid, temperatures=(2**-7,)), schedule=Schedule(200)))
+    assert (both.diverged_step.isel(step=-1).sel(temperature=2**-7) == -1).all()
+    equal(both.sel(temperature=[2**-7]), cold)
+    hot = both.sel(temperature=2**20)
+    diverged = hot.diverged_step.isel(step=-1)
+    assert (diverged >= 0).any()
+    assert (np.isnan(hot.test_loss.isel(step=-1)) | np.isinf(hot.test_loss.isel(step=-1))).where(diverged >= 0, True).all()
+    # A mark, once made, stays, and points to a step no later than the record that shows it.
+    known = hot.diverged_step.where(hot.diverged_step >= 0)
+    assert (known.max("step").fillna(-1) == known.min("step").fillna(-1)).all()
+    assert (known.fillna(-1) <= hot.step).all()
+
+
+@pytest.mark.parametrize("sgd", [Sgd(momentum=0.5), Sgd(optimiser="adam")])
+def test_other_optimisers_run_and_name_their_axis(sgd):
+    adam = sgd.optimiser == "adam"
+    grid = Grid(learning_rates=(0.1, 0.01), sigma_w=(1.0,), seeds=2)
+    data = run(small(sgd=sgd, grid=grid, schedule=Schedule(10)))
+    axis = "learning_rate" if adam else "temperature"
+    assert data.test_loss.dims == ("step", axis, "sigma_w", "seed")
+    assert ("temperature" in data.coords) != adam
+    np.testing.assert_array_equal(data.learning_rate, [0.1, 0.01])
+    assert np.isfinite(data.gradient_norm.isel(step=-1)).all()
