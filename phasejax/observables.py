@@ -85,9 +85,11 @@ def view(network: Network, state: "State", task: Task, learning_rate: Array, sig
     layers = student_layers(network, task, state.weights)
     initial = student_layers(network, task, start(network, task, sigma_w))
     last_features = on_test_inputs(layers)
-    updates = jnp.where(window > 0, window, jnp.nan).astype(learning_rate.dtype)
+    # Multiplied by, not divided by: whether XLA turns a division into this depends on how many seeds there are.
+    per_update = 1 / jnp.where(window > 0, window, jnp.nan).astype(learning_rate.dtype)
+    per_rate = 1 / learning_rate
     # Plain SGD moves W by the learning rate times the gradients' sum, so their mean need not be added up on the way.
-    displacement = tuple((mark - w) / learning_rate for mark, w in zip(state.mark, state.weights, strict=True))
+    displacement = tuple((mark - w) * per_rate for mark, w in zip(state.mark, state.weights, strict=True))
     # A student may end the last update with weights that no batch has seen yet.
     finite = jnp.stack([jnp.isfinite(w).all() for w in state.weights]).all()
     return Student(
@@ -96,8 +98,8 @@ def view(network: Network, state: "State", task: Task, learning_rate: Array, sig
         features=last_features,
         initial_features=on_test_inputs(initial),
         outputs=output(layers[-1], last_features),
-        train_loss=state.loss_sum / updates,
-        gradient_norm=frobenius(state.gradient_sum or displacement) / updates,
+        train_loss=state.loss_sum * per_update,
+        gradient_norm=frobenius(state.gradient_sum or displacement) * per_update,
         diverged_step=jnp.where((state.diverged_step < 0) & ~finite, step, state.diverged_step),
         learning_rate=learning_rate,
         sigma_w=sigma_w,
