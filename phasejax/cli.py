@@ -188,16 +188,36 @@ def _parse(command: type[T], argv: Sequence[str], name: str, default: T = tyro.M
 
 
 def _sentence(framed: str) -> str:
-    """What a framed error of tyro's says, up to its first rule, as one sentence about a field."""
-    lines = [line.strip("│ ").strip() for line in framed.splitlines() if line.startswith("│")]
-    rule = next((k for k, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-    text = " ".join(lines[:rule])
-    text = re.sub(r"^Error parsing (experiment\.?|)[\w.]*: (?=[\w.]+ = )", "", text)
-    text = re.sub(r"^Error parsing --([\w.-]+): invalid literal for int\(\) .*: ('.*')$",
-                  r"\1 = \2 is not possible: it must be a whole number.", text)  # fmt: skip
-    text = re.sub(r"^Error parsing --([\w.-]+): could not convert string to float: ('.*')$",
-                  r"\1 = \2 is not possible: it must be a number.", text)  # fmt: skip
-    return text or framed.strip()
+    """What a framed error of tyro's says, from under its title to the next rule, as one sentence about a field."""
+    lines = [line.strip("│╭╮╰╯ ") for line in framed.splitlines()][1:]
+    ruled = [set(line) <= {"─", "-"} for line in lines]
+    start = ruled.index(False) if False in ruled else 0
+    end = ruled.index(True, start) if True in ruled[start:] else len(lines)
+    text = " ".join(lines[start:end])
+    for pattern, sentence in _REWORDED:
+        text = re.sub(pattern, sentence, text)
+    return text
+
+
+_REWORDED = (
+    (r"^Error parsing [\w.]*: (?=[\w.]+ = )", ""),  # our own refusal, raised while tyro built a part
+    (
+        r"^Error parsing --([\w.-]+): invalid literal for int\(\) .*: (.*)$",
+        r"\1 = \2 is not possible: it must be a whole number.",
+    ),
+    (
+        r"^Error parsing --([\w.-]+): could not convert string to float: (.*)$",
+        r"\1 = \2 is not possible: it must be a number.",
+    ),
+    (
+        r"^Error parsing --([\w.-]+): Could not find valid parse for arguments: (.*)$",
+        r"\1 = \2 is not possible: see --help.",
+    ),
+    (
+        r"^invalid choice ('.*') for argument '--(.*)'. Expected one of \((.*)\)\.$",
+        r"\2 = \1 is not possible: choose from \3.",
+    ),
+)
 
 
 def _option_names(command: type) -> list[str]:

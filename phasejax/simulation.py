@@ -78,8 +78,6 @@ def simulate(
         return open_run(file)
     chosen_devices = list(devices or jax.devices())
     chosen = engines.choose(experiment, engine, chosen_devices)
-    if progress:
-        print(f"engine {chosen.name} on {_device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr)
     every = observables.combine(observables.standard(experiment.network), observe)
     attributes = provenance(experiment, chosen.name, chosen_devices)
     with (
@@ -87,6 +85,8 @@ def simulate(
         jax.default_matmul_precision(_MATMUL_PRECISION),
         Store(out, experiment, every, attributes, resume, overwrite) as store,
     ):
+        if progress:
+            print(f"engine {chosen.name} on {_device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr)
         ensemble = build(experiment, chosen.advance, every, chosen_devices)
         _Run(experiment, ensemble, store, progress, checkpoint_seconds).to_the_end()
         store.consolidate()

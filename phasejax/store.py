@@ -219,7 +219,7 @@ def check(out: str | Path, experiment: Experiment, resume: bool = False, overwri
         for there in (file, folder):
             if there.exists():
                 raise StoreError(f"{there} exists already: --resume {folder} goes on with it, --overwrite starts anew.")
-    if resume and (folder / "experiment.toml").exists() and Experiment.read(folder / "experiment.toml") != experiment:
+    if resume and (file.exists() or (folder / "experiment.toml").exists()) and read_experiment(out) != experiment:
         raise StoreError(f"{folder} holds another experiment: choose another --out, or --overwrite it.")
     parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -239,8 +239,8 @@ def open_run(path: str | Path) -> xr.Dataset:
     if file.exists():
         try:
             return xr.open_dataset(file)
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{file} cannot be read as netCDF: {error}.") from None
+        except (OSError, ValueError):
+            raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
     segments = sorted(folder.glob("records-*.nc"), key=_step_of)
     if not segments:
         raise StoreError(f"{path} holds no run: neither {file} nor records in {folder} are there.")

@@ -137,9 +137,7 @@ def test_ladder_of_stops(experiment):
     assert [s.step for s in stops if s.record] == experiment.record_steps()
     assert [s.step for s in stops if s.end] == sorted({0, experiment.schedule.steps})
     block = epoch * experiment.block_epochs
-    assert all(a // block == (b - 1) // block for a, b in pairwise(steps)), (
-        "a stretch crosses a block's end"
-    )
+    assert all(a // block == (b - 1) // block for a, b in pairwise(steps)), "a stretch crosses a block's end"
     mark = 0
     for stop in stops:
         if stop.record:

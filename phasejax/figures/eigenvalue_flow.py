@@ -21,8 +21,8 @@ def eigenvalue_flow(dataset: xr.Dataset) -> Figure:
     name = [str(v) for v in dataset.data_vars if str(v).startswith("eigenvalues")][-1]
     axis, _ = temperature_axis(dataset)
     steps = dataset.step.values
-    # Time starts at 0 on a logarithmic axis: draw the initial state where step 1/2 would be.
-    time = np.where(steps == 0, 0.5, steps)
+    # Time starts at 0 on a logarithmic axis: draw the initial state where step 1/5 would be.
+    time = np.where(steps == 0, 0.2, steps)
 
     figure, axes = new_figure(TWO_COLUMNS, 2.8, columns=len(PHASES))
     for ax, (phase, (temperature, inverse_sigma)) in zip(axes, PHASES.items(), strict=True):
@@ -44,11 +44,11 @@ def eigenvalue_flow(dataset: xr.Dataset) -> Figure:
             high = max(high, targets.max())
         for target in targets[(targets > low) & (targets <= high)]:
             ax.axhline(target, color="black", linestyle="--", linewidth=0.4)
-        ax.set(xscale="log", yscale="log", xlim=(0.4, time[-1] * 1.2), xlabel="SGD steps")
+        ax.set(xscale="log", yscale="log", xlim=(0.15, time[-1] * 1.3), xlabel="SGD steps")
         if high > 0:
             ax.set_ylim(low / 1.5, high * 1.5)
         decades = np.arange(0, np.log10(max(time[-1], 1)) + 0.01, dtype=int)
-        ax.set_xticks([0.5, *(10.0**decades)], ["0", *(f"$10^{{{k}}}$" for k in decades)])
+        ax.set_xticks([0.2, *(10.0**decades)], ["0", *(f"$10^{{{k}}}$" for k in decades)])
         symbol = "T" if axis == "temperature" else r"\epsilon"
         where = (
             f"${symbol} = {power_of_two(float(cell[axis]))}$, $1/\\sigma_W = {power_of_two(float(cell.inverse_sigma_w))}$"

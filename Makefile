@@ -1,0 +1,41 @@
+# phasejax: `make help` lists the targets.
+PYTHON ?= python3
+PRESET ?= desk
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help paper-figures test lint format clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+paper-figures: runs/$(PRESET).nc ## run the desk preset (PRESET=quick, desk or paper), or reuse or resume it, and draw the figures
+	$(BIN)/python -m experiments.paper_figures $<
+
+# A finished run is reused; one that was interrupted has its folder, and goes on.
+runs/%.nc: | $(READY)
+	@if [ -e runs/$*/experiment.toml ]; then from="--resume runs/$*"; else from="--preset $* --out runs/$*"; fi; \
+	set -x; $(BIN)/python -m experiments.grid $$from
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(READY) ## put the code in the house format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## delete the environment and caches; runs and figures stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("phasejax needs Python 3.11 or newer; name one with make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,159 @@
+"""The command line: what it makes, how it refuses, and how fast its help comes."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import xarray as xr
+
+import phasejax
+
+TINY = ["--task.samples", "40", "--task.test-samples", "8", "--grid.temperatures", "0.25", "1.0", "--grid.sigma-w", "1.0",
+        "--grid.seeds", "2", "--schedule.steps", "20"]  # fmt: skip
+
+
+def command(*arguments, cwd=None, module="phasejax"):
+    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+
+
+def test_help_imports_neither_jax_nor_xarray():
+    probe = (
+        "import sys\nfrom phasejax.cli import run\n"
+        "try: run(['--help'])\nexcept SystemExit as leave: code = leave.code\n"
+        "print([m for m in ('jax', 'xarray', 'numpy', 'netCDF4', 'matplotlib') if m in sys.modules], code)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[] 0"
+    assert "--schedule.steps" in done.stdout
+
+
+def test_a_run_from_the_command_line(tmp_path):
+    done = command("run", *TINY, "--sgd.order", "iid", "--sgd.batch-size", 8, "--precision", "float64", "--out", "r/tiny",
+                   cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert 'xarray.open_dataset("r/tiny.nc")' in done.stdout
+    assert "\r" not in done.stderr, "no progress bar where there is no terminal"
+    with xr.open_dataset(tmp_path / "r/tiny.nc") as data:
+        experiment = phasejax.Experiment.from_toml(data.attrs["experiment"])
+        assert "--sgd.order iid" in data.attrs["command_line"]
+    assert (experiment.sgd.order, experiment.sgd.batch_size, experiment.precision) == ("iid", 8, "float64")
+
+    (tmp_path / "again.toml").write_text(data.attrs["experiment"])
+    assert command("run", "--config", "again.toml", "--device", "cpu", cwd=tmp_path).returncode == 0
+    with xr.open_dataset(tmp_path / "r/tiny.nc") as first, xr.open_dataset(tmp_path / "runs/again.nc") as second:
+        xr.testing.assert_identical(first.drop_attrs(), second.drop_attrs())
+
+    done = command("figures", "r/tiny.nc", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "figures/tiny/fig2.pdf").stat().st_size > 1000
+    done = command("run", "--resume", "r/tiny", cwd=tmp_path)
+    assert (done.returncode, "finished" in done.stdout) == (0, True)
+
+
+def test_a_deep_relu_network_runs_through_the_same_command(tmp_path):
+    deep = ["--network.widths", "3", "8", "7", "6", "5", "1", "--network.activation", "relu", "--network.trainable",
+            *"12345"]  # fmt: skip
+    done = command("run", *TINY, *deep, "--out", "deep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with xr.open_dataset(tmp_path / "deep.nc") as data:
+        assert data.attrs["engine"] == "autodiff"
+        assert [data.sizes[f"level_{layer}"] for layer in range(1, 6)] == [8, 7, 6, 5, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preset", "lunch"], ["preset", "'lunch'", "quick, desk, paper"]),
+        (["--preset"], ["--preset"]),
+        (["--grid.sedes", "3"], ["--grid.sedes", "--grid.seeds"]),
+        (["--sede", "3"], ["--sede"]),
+        (["--grid.temperatures", "-1"], ["grid.temperatures", "-1.0", "positive"]),
+        (["--grid.temperatures", "0"], ["grid.temperatures", "0.0", "positive"]),
+        (["--grid.temperatures", "hot"], ["grid.temperatures", "hot"]),
+        (["--grid.temperatures"], ["grid.temperatures", "empty"]),
+        (["--sgd.batch-size", "5000"], ["sgd.batch_size", "5000", "4000"]),
+        (["--sgd.batch-size", "7"], ["sgd.batch_size", "7", "divide"]),
+        (["--sgd.order", "sorted"], ["sgd.order", "sorted", "cyclic"]),
+        (["--network.trainable", "4"], ["network.trainable", "4", "1 to 3"]),
+        (["--network.activation", "sine"], ["network.activation", "'sine'", "tanh"]),
+        (["--schedule.steps", "-1"], ["schedule.steps", "-1", "whole number"]),
+        (["--schedule.steps", "1.5"], ["schedule.steps", "1.5", "whole number"]),
+        (["--config", "broken.toml"], ["broken.toml", "line 2"]),
+        (["--config", "unknown.toml"], ["grid.sedes", "grid.seeds"]),
+        (["--config", "missing.toml"], ["missing.toml"]),
+        (["--preset", "desk", "--config", "broken.toml"], ["--preset", "--config"]),
+        (["--out", "precious.nc"], ["precious.nc", "--resume", "--overwrite"]),
+        (["--out", "precious"], ["precious.nc", "--resume", "--overwrite"]),
+        (["--out", "broken.toml/run"], ["cannot be written to"]),
+        (["--resume", "nothing"], ["nothing"]),
+        (["--resume", "precious"], ["precious.nc", "not a run"]),
+        (["--device", "gpu"], ["device", "gpu", "cpu"]),
+        (["--device", "quantum"], ["device", "quantum", "cpu"]),
+        (["--engine", "native", "--sgd.momentum", "0.5"], ["engine", "native", "autodiff"]),
+    ],
+)
+def test_refusals_are_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
+    from phasejax import cli
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.toml").write_text("[grid]\nseeds = = 3\n")
+    (tmp_path / "unknown.toml").write_text("[grid]\nsedes = 3\n")
+    (tmp_path / "precious.nc").write_bytes(b"precious")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(SystemExit) as leave:
+        cli.run(arguments)
+    printed = capsys.readouterr()
+    assert leave.value.code == 2
+    assert printed.out == ""
+    assert len(printed.err.strip().splitlines()) == 1, printed.err
+    for word in words:
+        assert word in printed.err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before, "nothing made, nothing lost"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing.nc"], ["missing.nc"]),
+        ([], ["PATH"]),
+        (["other.nc"], ["other.nc"]),
+        (["missing.nc", "--only", "two"], ["only", "'two'"]),
+    ],
+)
+def test_figures_refuse_likewise(tmp_path, monkeypatch, capsys, arguments, words):
+    from phasejax import cli
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.nc").write_bytes(b"other")
+    with pytest.raises(SystemExit) as leave:
+        cli.figures(arguments)
+    error = capsys.readouterr().err
+    assert leave.value.code == 2
+    assert len(error.strip().splitlines()) == 1, error
+    assert all(word.lower() in error.lower() for word in words), error
+    assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize(("kill", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, kill, code):
+    arguments = ["run", *TINY[:-1], "100000000", "--out", "long"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "phasejax", *arguments], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as run:
+        while not (tmp_path / "long" / "lock").exists():
+            time.sleep(0.1)
+        time.sleep(2)
+        run.send_signal(kill)
+        _, error = run.communicate(timeout=60)
+    assert run.returncode == code
+    assert "--resume long" in error
+    assert "Traceback" not in error
+
+
+def test_commands_have_names():
+    assert command("--help").returncode == 0
+    done = command("train")
+    assert done.returncode == 2
+    assert "'train'" in done.stderr
