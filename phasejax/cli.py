@@ -104,23 +104,28 @@ def figures(argv: Sequence[str]) -> NoReturn:
 
 
 def _train(options: Run, out: Path, devices: Sequence[Any]) -> None:
-    from phasejax.simulation import simulate
+    from phasejax.simulation import Interrupted, simulate
     from phasejax.store import paths
 
-    def interrupted(*_: Any) -> NoReturn:
-        raise SystemExit(143)
+    received: list[int] = []
 
-    signal.signal(signal.SIGTERM, interrupted)
+    def note(number: int, _: Any) -> None:
+        # The call in flight is finished and a checkpoint written; asking a second time ends the process at once.
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
     started = time.monotonic()
     folder, file = paths(out)
     try:
         dataset = simulate(
-            options.experiment, out, engine=options.engine, devices=devices,
-            resume=options.resume is not None, overwrite=options.overwrite, progress=True,
+            options.experiment, out, engine=options.engine, devices=devices, resume=options.resume is not None,
+            overwrite=options.overwrite, progress=True, interrupted=lambda: bool(received),
         )  # fmt: skip
-    except (KeyboardInterrupt, SystemExit) as stop:
-        print(f"Interrupted: --resume {folder} goes on from the last checkpoint.", file=sys.stderr)
-        sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
+    except Interrupted as stop:
+        print(f"Interrupted, {stop}: --resume {folder} goes on from there.", file=sys.stderr)
+        sys.exit(128 + received[0])
     seconds, experiment = time.monotonic() - started, options.experiment
     print(
         f"Wrote {file} ({file.stat().st_size / 1e6:.0f} MB): {dataset.sizes['step']} records of {experiment.students:,} "

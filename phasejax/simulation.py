@@ -32,6 +32,10 @@ _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "xarray", "netCDF4")
 _MATMUL_PRECISION = "highest"
 
 
+class Interrupted(Exception):
+    """A run stopped before its end because it was asked to; its checkpoint is written."""
+
+
 def simulate(
     experiment: Experiment,
     out: str | Path | None = None,
@@ -43,6 +47,7 @@ def simulate(
     overwrite: bool = False,
     progress: bool = False,
     checkpoint_seconds: float = 30.0,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> xr.Dataset:
     """Train the whole ensemble and return its records.
 
@@ -56,6 +61,7 @@ def simulate(
         overwrite: delete what is in `out`.
         progress: show a progress bar on standard error if that is a terminal, and name the engine.
         checkpoint_seconds: a checkpoint is written at the first stop after this many seconds.
+        interrupted: asked at every stop; once it says True a checkpoint is written and `Interrupted` raised.
 
     Returns:
         A Dataset with dims (step, temperature, sigma_w, seed), further ones for vectors (level) and for what is recorded
@@ -64,12 +70,13 @@ def simulate(
     Raises:
         ExperimentError: the engine does not apply, or an observable's name is taken.
         StoreError: `out` exists, cannot be written to, or holds another experiment.
+        Interrupted: `interrupted` said so.
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             simulate(experiment, run, observe=observe, engine=engine, devices=devices, progress=progress,
-                     checkpoint_seconds=checkpoint_seconds).close()  # fmt: skip
+                     checkpoint_seconds=checkpoint_seconds, interrupted=interrupted).close()  # fmt: skip
             return xr.load_dataset(paths(run)[1])
 
     check(out, experiment, resume, overwrite)
@@ -88,7 +95,7 @@ def simulate(
         if progress:
             print(f"engine {chosen.name} on {_device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr)
         ensemble = build(experiment, chosen.advance, every, chosen_devices)
-        _Run(experiment, ensemble, store, progress, checkpoint_seconds).to_the_end()
+        _Run(experiment, ensemble, store, progress, checkpoint_seconds, interrupted).to_the_end()
         store.consolidate()
     return open_run(file)
 
@@ -142,10 +149,16 @@ class _Run:
     """One pass up the ladder of stops."""
 
     def __init__(
-        self, experiment: Experiment, ensemble: Ensemble, store: Store, progress: bool, checkpoint_seconds: float
+        self,
+        experiment: Experiment,
+        ensemble: Ensemble,
+        store: Store,
+        progress: bool,
+        checkpoint_seconds: float,
+        interrupted: Callable[[], bool],
     ) -> None:
         self._experiment, self._ensemble, self._store = experiment, ensemble, store
-        self._checkpoint_seconds = checkpoint_seconds
+        self._checkpoint_seconds, self._interrupted = checkpoint_seconds, interrupted
         self._rates = jnp.asarray(experiment.learning_rates, experiment.precision)
         self._sigma_w = jnp.asarray(experiment.grid.sigma_w, experiment.precision)
         labels = ensemble.place(ensemble.pad(experiment.seed_labels))
@@ -175,12 +188,15 @@ class _Run:
                     self._observe(stop)
                 if stop.mark:
                     self._state, self._marked_step = self._ensemble.mark(self._state), stop.step
-                if stop is stops[-1] or time.monotonic() - since > self._checkpoint_seconds:
+                leaving = stop is not stops[-1] and self._interrupted()
+                if leaving or stop is stops[-1] or time.monotonic() - since > self._checkpoint_seconds:
                     if pending:
                         pending.result()
                     pending, since = writer.submit(self._commit_later()), time.monotonic()
                 elif pending and pending.done():
                     pending.result()
+                if leaving:
+                    raise Interrupted(f"stopped at step {stop.step:,} of {self._experiment.schedule.steps:,}")
                 jax.block_until_ready(self._state.loss_sum)
                 self._show(stop.step - started_at, time.monotonic() - began)
             if pending:

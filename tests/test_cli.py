@@ -138,7 +138,7 @@ def test_figures_refuse_likewise(tmp_path, monkeypatch, capsys, arguments, words
 
 @pytest.mark.parametrize(("kill", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, kill, code):
-    arguments = ["run", *TINY[:-1], "100000000", "--out", "long"]
+    arguments = ["run", *TINY[:-1], "10000000", "--out", "long"]
     with subprocess.Popen(
         [sys.executable, "-m", "phasejax", *arguments], stderr=subprocess.PIPE, text=True, cwd=tmp_path
     ) as run:
@@ -146,10 +146,14 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, kill, code):
             time.sleep(0.1)
         time.sleep(2)
         run.send_signal(kill)
-        _, error = run.communicate(timeout=60)
+        try:
+            _, error = run.communicate(timeout=30)
+        finally:
+            run.kill()
     assert run.returncode == code
     assert "--resume long" in error
     assert "Traceback" not in error
+    assert list((tmp_path / "long").glob("state-*.npz"))
 
 
 def test_commands_have_names():
