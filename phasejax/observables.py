@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, custom_batching
+from jax import Array
 
 from phasejax.activations import activation
 from phasejax.experiment import Network, refuse
+from phasejax.level_dynamics import READINGS, LevelDynamics, level_dynamics, sample_gradients
+from phasejax.linalg import singular_values
 from phasejax.network import features, loss, output
 from phasejax.task import Task, start
 
@@ -40,6 +42,8 @@ class Observable:
     """Units; everything in the paper is dimensionless."""
     equation: str = ""
     """The equation of the paper it implements, if any."""
+    coordinates: tuple[tuple[str, tuple[str, ...] | tuple[float, ...]], ...] = ()
+    """Names or values along the axes that have them, (axis, values) each; other axes count from 1."""
     when: When = "records"
     """At every record, at whole decades of steps and the ends, at the two ends only, or once."""
 
@@ -63,6 +67,8 @@ class Student(NamedTuple):
     """Norm of the mean batch gradient over the window, while W moves; NaN at step 0."""
     diverged_step: Array
     """int32, -1 if it never diverged."""
+    dynamics: tuple[LevelDynamics | None, ...]
+    """Drift and noise of the level spacing on the test inputs, one a trained layer; None for a layer of a single node."""
     learning_rate: Array
     sigma_w: Array
     step: Array
@@ -81,6 +87,12 @@ def view(network: Network, state: "State", task: Task, learning_rate: Array, sig
 
     def on_test_inputs(layers: Sequence[Array]) -> Array:
         return features(layers[:-1], task.test_features, phi)
+
+    def dynamics(layer: int, w: Array) -> LevelDynamics | None:
+        if w.shape[0] < 2:
+            return None
+        position = layer - network.trainable[0]
+        return level_dynamics(w, *sample_gradients(network, layers, position, task.test_features, task.test_targets))
 
     layers = student_layers(network, task, state.weights)
     initial = student_layers(network, task, start(network, task, sigma_w))
@@ -101,6 +113,7 @@ def view(network: Network, state: "State", task: Task, learning_rate: Array, sig
         train_loss=state.loss_sum * per_update,
         gradient_norm=frobenius(state.gradient_sum or displacement) * per_update,
         diverged_step=jnp.where((state.diverged_step < 0) & ~finite, step, state.diverged_step),
+        dynamics=tuple(dynamics(layer, w) for layer, w in zip(network.trainable, state.weights, strict=True)),
         learning_rate=learning_rate,
         sigma_w=sigma_w,
         step=step,
@@ -128,19 +141,21 @@ def eigenvalues(w: Array) -> Array:
     They are the squares of the singular values of W, which keeps the small ones accurate and none negative.
     """
     n_out, n_in = w.shape
-    # LAPACK's answer to NaN is not specified; a student that diverged has no spectrum.
-    finite = jnp.isfinite(w).all()
-    singular = jax.lax.platform_dependent(
-        jnp.where(finite, w, 0), cpu=custom_batching.sequential_vmap(_singular_values), default=_singular_values
-    )
-    squares = jnp.concatenate([jnp.zeros(max(0, n_out - n_in), w.dtype), singular[::-1] ** 2])
-    return jnp.where(finite, squares, jnp.nan)
+    return jnp.concatenate([jnp.zeros(max(0, n_out - n_in), w.dtype), singular_values(w)[::-1] ** 2])
 
 
-def _singular_values(w: Array) -> Array:
-    # On CPUs one student at a time: given a batch, jaxlib 0.10's LAPACK calls spread it over XLA's thread pool, and wait
-    # there for ever if every thread of the pool is itself inside such a call (one device a core makes that happen).
-    return jnp.linalg.svd(w, compute_uv=False)
+# Bin centres of the feature density on [-1, 1]; an odd number, so that one bin is centred at 0.
+_BINS = 41
+FEATURE_BINS = tuple((2 * k + 1) / _BINS - 1 for k in range(_BINS))
+
+
+def feature_density(student: Student, task: Task) -> Array:
+    """Density of the features over test samples and nodes on [-1, 1] (Fig 1): (bins,); what lies outside is not counted."""
+    phi = student.features.ravel()
+    bins = jnp.floor((phi + 1) * (_BINS / 2)).astype(jnp.int32)
+    bins = jnp.where((bins == _BINS) & (phi <= 1), _BINS - 1, bins)  # the last bin is closed, and 1 - ulp rounds up
+    counts = jnp.sum(bins[:, None] == jnp.arange(_BINS)[None], axis=0)
+    return counts.astype(phi.dtype) * (_BINS / 2 / phi.size)
 
 
 def full_gradient_norm(network: Network, student: Student, task: Task) -> Array:
@@ -181,12 +196,17 @@ def standard(network: Network) -> tuple[Observable, ...]:
                    "cosine of the features and the target field h on the test set", equation="3.5, 3.6"),
         Observable("feature_overlap", lambda s, t: cosine(s.features, t.test_teacher_features),
                    "overlap Q, cosine of the features and the teacher's features on the test set"),
+        Observable("feature_density", feature_density,
+                   "density of the features over test samples and nodes", ("feature",), equation="2.21",
+                   coordinates=(("feature", FEATURE_BINS),), when="ends"),
         Observable("diverged_step", lambda s, t: s.diverged_step,
                    "first update with a batch loss that was not finite; -1 while there is none"),
     )  # fmt: skip
     several = len(network.trainable) > 1
-    layers = [_of_layer(k, layer, f"_{layer}" if several else "") for k, layer in enumerate(network.trainable)]
-    return sum(layers, general)
+    own = [_of_layer(k, layer, f"_{layer}" if several else "") for k, layer in enumerate(network.trainable)]
+    own += [_level_dynamics(k, layer, f"_{layer}" if several else "") for k, layer in enumerate(network.trainable)
+            if network.widths[layer] > 1]  # fmt: skip
+    return sum(own, general)
 
 
 def combine(standard: Sequence[Observable], own: Sequence[Observable]) -> tuple[Observable, ...]:
@@ -215,3 +235,27 @@ def _of_layer(k: int, layer: int, suffix: str) -> tuple[Observable, ...]:
         Observable(f"weights{suffix}", lambda s, t: s.trained[k],
                    f"trained weights {w}", (f"node{suffix}", f"input{suffix}"), when="decades"),
     )  # fmt: skip
+
+
+def _level_dynamics(k: int, layer: int, suffix: str) -> tuple[Observable, ...]:
+    """Coefficients of the equation for the mean level spacing; a single level has no spacing."""
+    about = f"of the mean level spacing of W W^T, W = W^({layer}), on the test inputs, in four readings"
+    meanings = {
+        "K_S": (f"drift {about}", "4.8, B.9"),
+        "V_S": (f"Coulomb repulsion {about}", "4.8, B.7"),
+        "D_S": (f"diffusion {about}", "4.8, B.9"),
+        "restoring": (
+            f"restoring drift {about}, which the criterion compares with T (n_2-1)/(4 sqrt(r) sigma_W^2) V_S",
+            "4.15",
+        ),
+    }
+
+    def coefficient(name: str) -> Callable[[Student, Task], Array]:
+        return lambda s, t: getattr(s.dynamics[k], name)
+
+    return tuple(
+        Observable(
+            name + suffix, coefficient(name), meaning, ("reading",), equation=equation, coordinates=(("reading", READINGS),)
+        )
+        for name, (meaning, equation) in meanings.items()
+    )

@@ -396,10 +396,16 @@ def _create(
     for name, size in {**cells, **{a: len(s) for a, s in layout.steps.items()}, **layout.sizes}.items():
         nc.createDimension(name, size)
     coordinates = _coordinates(experiment, layout.steps)
+    given = {dim: values for field in fields for dim, values in field.coordinates}
     for dim, size in layout.sizes.items():
-        coordinates.append((dim, (dim,), np.arange(1, size + 1), f"number of the {dim.partition('_')[0]}"))
+        kind = dim.partition("_")[0]
+        if dim not in given:
+            coordinates.append((dim, (dim,), np.arange(1, size + 1), f"{kind}, counted from 1"))
+        else:
+            values = given[dim]
+            coordinates.append((dim, (dim,), np.array(values, object if isinstance(values[0], str) else float), kind))
     for name, dims, values, long_name in coordinates:
-        variable = nc.createVariable(name, values.dtype, dims)
+        variable = nc.createVariable(name, str if values.dtype == object else values.dtype, dims)
         variable.setncatts({"units": "1", "long_name": long_name})
         variable[...] = values
     for field in fields:

@@ -38,7 +38,8 @@ def test_plain_xarray_reads_all_that_is_promised(finished):
         assert data.batch_size == 4
         promised = {
             "test_loss", "train_loss", "gradient_norm", "full_gradient_norm", "G_t0", "G_00", "G_tt", "alignment",
-            "teacher_overlap", "feature_overlap", "eigenvalues", "target_eigenvalues", "diverged_step", "weights",
+            "teacher_overlap", "feature_overlap", "feature_density",
+            "K_S", "V_S", "D_S", "restoring", "eigenvalues", "target_eigenvalues", "diverged_step", "weights",
         }  # fmt: skip
         assert promised == set(data.data_vars)
         for name in (*data.data_vars, *data.coords):
@@ -50,6 +51,8 @@ def test_plain_xarray_reads_all_that_is_promised(finished):
         assert data.step_decades.values.tolist() == [0, 1, 10, 60]
         assert data.step_ends.values.tolist() == [0, 60]
         assert np.isfinite(data.eigenvalues).all()
+        assert data.reading.values.tolist() == ["drift", "x_basis", "text", "released"]
+        np.testing.assert_allclose(data.feature_density.sum("feature") * 2 / data.sizes["feature"], 1, rtol=1e-5)
     assert not path.with_suffix("").exists(), "the working folder goes when the file is whole"
 
 
