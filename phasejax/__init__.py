@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from phasejax.activations import register_activation
     from phasejax.experiment import Experiment, ExperimentError, Grid, Network, Schedule, Sgd, TeacherStudent
     from phasejax.observables import Observable
-    from phasejax.simulation import simulate
+    from phasejax.simulation import Interrupted, simulate
     from phasejax.store import StoreError
     from phasejax.store import open_run as open
 
@@ -23,6 +23,7 @@ _HOMES = {
     "Schedule": "experiment",
     "Sgd": "experiment",
     "TeacherStudent": "experiment",
+    "Interrupted": "simulation",
     "Observable": "observables",
     "simulate": "simulation",
     "StoreError": "store",
@@ -33,6 +34,7 @@ __all__ = [
     "Experiment",
     "ExperimentError",
     "Grid",
+    "Interrupted",
     "Network",
     "Observable",
     "Schedule",

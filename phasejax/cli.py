@@ -160,7 +160,10 @@ def _read_run(argv: Sequence[str]) -> Run:
     given = [f"--{name}" for name, value in vars(known).items() if value is not None]
     if len(given) > 1:
         raise ExperimentError(f"{' and '.join(given)} cannot go together: each says which settings to start from.")
-    if known.resume:
+    if known.resume is not None:
+        for contradiction in ("--out", "--overwrite"):
+            if any(argument.partition("=")[0] == contradiction for argument in argv):
+                raise ExperimentError(f"--resume and {contradiction} cannot go together: a run goes on where it is.")
         from phasejax.store import read_experiment
 
         experiment = read_experiment(known.resume)
@@ -170,7 +173,15 @@ def _read_run(argv: Sequence[str]) -> Run:
 
 
 def _default_out(options: Run) -> Path:
-    return Path("runs") / (options.config.stem if options.config else options.preset or "desk")
+    """runs/ and the name of the preset or file, if that is what the settings are."""
+    name, settings = (
+        (options.config.stem, Experiment.read(options.config))
+        if options.config
+        else (options.preset or "desk", Experiment.preset(options.preset or "desk"))
+    )
+    if options.experiment != settings:
+        raise ExperimentError(f"--out is missing: settings other than those of {name} need a name of their own.")
+    return Path("runs") / name
 
 
 def _parse(command: type[T], argv: Sequence[str], name: str, default: T = tyro.MISSING_NONPROP) -> T:

@@ -98,7 +98,28 @@ class Ensemble:
         """
         each = max(2, -(-len(labels) // self.devices))
         extra = range(max(labels) + 1, max(labels) + 1 + each * self.devices - len(labels))
-        return np.array([*labels, *extra], np.int32)
+        return (np.array([*labels, *extra]) % 2**31).astype(np.int32)
+
+    def check(self, experiment: Experiment, observables: Sequence[Observable]) -> None:
+        """Trace every observable without running it.
+
+        Raises:
+            ExperimentError: one does not give a number array with the axes it declares.
+        """
+        scalar = jax.ShapeDtypeStruct((), jnp.int32)
+        vectors = [
+            jax.ShapeDtypeStruct((n,), jnp.dtype(experiment.precision))
+            for n in (len(experiment.learning_rates), len(experiment.grid.sigma_w))
+        ]
+        tasks = jax.eval_shape(self.tasks, jax.ShapeDtypeStruct(self.pad(experiment.seed_labels).shape, jnp.int32))
+        state = jax.eval_shape(self.init, tasks, vectors[1])
+        for when, observe in self.observe.items():
+            arguments = (tasks,) if when == "once" else (state, tasks, *vectors, scalar, scalar)
+            found = jax.eval_shape(observe, *arguments)
+            leading = 1 if when == "once" else 3
+            for observable in observables:
+                if observable.when == when:
+                    observable.check(found[observable.name], leading)
 
 
 def build(experiment: Experiment, advance: Advance, observables: Sequence[Observable], devices: Sequence[Any]) -> Ensemble:

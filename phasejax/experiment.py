@@ -110,6 +110,8 @@ class Network:
         if (scale and len(scale) != len(given)) or not all(0 < s < math.inf for s in scale):
             raise refuse("network.sigma_w_scale", list(scale), "give one positive finite number a trained layer, or none")
         _one_of("network.activation", self.activation, activation_names())
+        if scale:  # a scale stays with its layer
+            scale = tuple(s for _, s in sorted(zip(given, scale, strict=True)))
         _set(self, widths=widths, trainable=tuple(sorted(given)), sigma_w_scale=scale)
 
 
@@ -289,32 +291,44 @@ class Experiment:
     def record_steps(self) -> list[int]:
         """The steps at which records are taken, ascending: 0, about `records_per_decade` per decade, and the last.
 
-        Above one epoch a record falls on a whole epoch. If the run does not end on one, the records of the last epoch's
-        length before its end are left out: only one averaging window is open at a time.
+        Above one epoch a record falls on a whole epoch; powers of ten are recorded as they are.
         """
-        last, epoch = self.schedule.steps, self.epoch_steps
-        records, k = {0, last}, 0
+        last, k = self.schedule.steps, 0
+        records = self._decades()
         while (step := round(10 ** (k / self.schedule.records_per_decade))) <= last:
             records.add(min(last, self._whole_epochs(step)))
             k += 1
-        if last > epoch and last % epoch:
-            records -= set(range(last - epoch + 1, last))
         return sorted(records)
 
     def stops(self) -> list[Stop]:
         """The ladder of stops, ascending from step 0: records, marks, and the ends of the blocks of epochs between them.
 
-        No stretch between two stops crosses the end of a block, so a checkpoint is never far away.
+        No stretch between two stops crosses the end of a block, so a checkpoint is never far away. Of averaging windows
+        that overlap only one can be open: that of the last record, else that of the earlier record.
         """
-        last, epoch, block = self.schedule.steps, self.epoch_steps, self.epoch_steps * self.block_epochs
-        records = self.record_steps()
-        decades, power = {0, last}, 1
-        while power <= last:
-            decades.add(self._whole_epochs(power))
-            power *= 10
-        record_set, marks = set(records), {max(0, r - epoch) for r in records}
-        steps = sorted(record_set | marks | set(range(0, last, block)))
-        return [Stop(s, s in record_set, s in record_set and s in decades, s in (0, last), s in marks) for s in steps]
+        last, block = self.schedule.steps, self.epoch_steps * self.block_epochs
+        records, decades = set(self.record_steps()), self._decades()
+        closing = self._window_start(last)
+        opened = reached = 0
+        marks = {opened, closing}
+        for step in sorted(records):
+            start = self._window_start(step)
+            if start == opened or (reached <= start <= closing and (step <= closing or start == closing)):
+                opened, reached = start, step
+                marks.add(start)
+        steps = sorted(records | marks | set(range(0, last, block)))
+        return [Stop(s, s in records, s in decades, s in (0, last), s in marks) for s in steps]
+
+    def window_steps(self, step: int) -> int:
+        """Updates over which a record averages the training loss and gradient: an epoch, or all so far if fewer."""
+        return step - self._window_start(step)
+
+    def _window_start(self, step: int) -> int:
+        return max(0, step - self.epoch_steps)
+
+    def _decades(self) -> set[int]:
+        last = self.schedule.steps
+        return {0, last} | {10**k for k in range(len(str(last))) if 10**k <= last}
 
     def _whole_epochs(self, step: int) -> int:
         return step if step <= self.epoch_steps else round(step / self.epoch_steps) * self.epoch_steps

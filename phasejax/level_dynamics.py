@@ -82,40 +82,41 @@ def level_dynamics(w: Array, u: Array, g: Array) -> LevelDynamics:
         mean, variance = _moments(u @ basis, g @ basis)
         return -jnp.diagonal(mean), variance
 
+    def turned(basis: Array, row: int) -> Array:
+        """A row of U^T V U, V the element-wise variance."""
+        return jnp.sum(jnp.sum(basis[:, row, None] * element_wise, axis=0)[:, None] * basis, axis=0)
+
     _, variance_by_drift = rotated(by_drift)
     along_x, variance_by_x = rotated(by_x)
     n = w.shape[0]
     ends = [(drift[0], drift[-1]), (along_x[0], along_x[-1]), (drift[0], drift[-1]), (along_x[0], along_x[-1])]
-    variances = [
-        variance_by_drift,
-        variance_by_x,
-        by_drift.T @ element_wise @ by_drift,
-        by_x.T @ element_wise @ by_x,
+    # First and last row of V, in the order of the readings.
+    rows = [
+        (variance_by_drift[0], variance_by_drift[-1]),
+        (variance_by_x[0], variance_by_x[-1]),
+        (turned(by_drift, 0), turned(by_drift, -1)),
+        (turned(by_x, 0), turned(by_x, -1)),
     ]
     spreads = [(last - first) / (n - 1) for first, last in ends]
     first, last = ends[3]
     restoring = [jnp.abs(spreads[0]), -spreads[1], jnp.abs(spreads[2]), (jnp.abs(last) - jnp.abs(first)) / (n - 1)]
     return LevelDynamics(
         K_S=jnp.stack(spreads),
-        V_S=jnp.stack(
-            [coulomb(v, from_diagonal=reading == "released") for reading, v in zip(READINGS, variances, strict=True)]
-        ),
-        D_S=jnp.stack([(v[0, 0] + v[-1, -1]) / (2 * (n - 1) ** 2) for v in variances]),
+        V_S=jnp.stack([coulomb(*row, from_diagonal=r == "released") for r, row in zip(READINGS, rows, strict=True)]),
+        D_S=jnp.stack([(first[0] + last[-1]) / (2 * (n - 1) ** 2) for first, last in rows]),
         restoring=jnp.stack(restoring),
     )
 
 
-def coulomb(v: Array, from_diagonal: bool = False) -> Array:
-    """V_S of Eq B.7 from V, (N, N).
+def coulomb(first: Array, last: Array, from_diagonal: bool = False) -> Array:
+    """V_S of Eq B.7 from the first and the last row of V, (N,) each.
 
     `from_diagonal` takes V_(1,k) in place of V_(1,1+k) up to k = N - 2, as the released code does.
     """
-    n = v.shape[0]
-    k = jnp.arange(1, n, dtype=v.dtype)
-    from_first = v[0, 1:]
-    if from_diagonal:
-        from_first = jnp.concatenate([v[0, : n - 2], v[0, n - 1 :]])
-    return jnp.sum((v[-1, -2::-1] + from_first) / k) / (n - 1)
+    n = first.shape[0]
+    k = jnp.arange(1, n, dtype=first.dtype)
+    away = jnp.concatenate([first[: n - 2], first[n - 1 :]]) if from_diagonal else first[1:]
+    return jnp.sum((last[-2::-1] + away) / k) / (n - 1)
 
 
 def _moments(u: Array, g: Array) -> tuple[Array, Array]:

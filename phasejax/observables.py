@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,19 @@ class Observable:
     """Names or values along the axes that have them, (axis, values) each; other axes count from 1."""
     when: When = "records"
     """At every record, at whole decades of steps and the ends, at the two ends only, or once."""
+
+    def check(self, found: Any, leading: int) -> None:
+        """Compare with the shape and dtype it gives, behind so many axes of the ensemble.
+
+        Raises:
+            ExperimentError: they do not fit.
+        """
+        shape = getattr(found, "shape", None)
+        if shape is None or len(shape) != leading + len(self.dims):
+            given = "no array" if shape is None else f"an array of {len(shape) - leading} axes"
+            raise refuse("observe", self.name, f"its function gives {given}, and its dims are {list(self.dims)}")
+        if found.dtype.name not in ("float32", "float64", "int32", "int64"):
+            raise refuse("observe", self.name, f"its values are {found.dtype.name}; float32, float64 or int32 is needed")
 
 
 class Student(NamedTuple):
@@ -102,14 +115,15 @@ def view(network: Network, state: "State", task: Task, learning_rate: Array, sig
     per_rate = 1 / learning_rate
     # Plain SGD moves W by the learning rate times the gradients' sum, so their mean need not be added up on the way.
     displacement = tuple((mark - w) * per_rate for mark, w in zip(state.mark, state.weights, strict=True))
+    outputs = output(layers[-1], last_features)
     # A student may end the last update with weights that no batch has seen yet.
-    finite = jnp.stack([jnp.isfinite(w).all() for w in state.weights]).all()
+    finite = jnp.stack([jnp.isfinite(part).all() for part in (*state.weights, outputs)]).all()
     return Student(
         layers=layers,
         trained=state.weights,
         features=last_features,
         initial_features=on_test_inputs(initial),
-        outputs=output(layers[-1], last_features),
+        outputs=outputs,
         train_loss=state.loss_sum * per_update,
         gradient_norm=frobenius(state.gradient_sum or displacement) * per_update,
         diverged_step=jnp.where((state.diverged_step < 0) & ~finite, step, state.diverged_step),
@@ -200,7 +214,7 @@ def standard(network: Network) -> tuple[Observable, ...]:
                    "density of the features over test samples and nodes", ("feature",), equation="2.21",
                    coordinates=(("feature", FEATURE_BINS),), when="ends"),
         Observable("diverged_step", lambda s, t: s.diverged_step,
-                   "first update with a batch loss that was not finite; -1 while there is none"),
+                   "first update with a batch loss, or record with an output, that was not finite; -1 without one"),
     )  # fmt: skip
     several = len(network.trainable) > 1
     own = [_of_layer(k, layer, f"_{layer}" if several else "") for k, layer in enumerate(network.trainable)]
@@ -209,17 +223,31 @@ def standard(network: Network) -> tuple[Observable, ...]:
     return sum(own, general)
 
 
+RESERVED = frozenset(
+    {"step", "epoch", "step_decades", "step_ends", "temperature", "learning_rate", "batch_size"}
+    | {"sigma_w", "inverse_sigma_w", "seed"}
+)
+"""Names of the file's own coordinates."""
+
+
 def combine(standard: Sequence[Observable], own: Sequence[Observable]) -> tuple[Observable, ...]:
     """Standard observables and a user's own in one list.
 
     Raises:
-        ExperimentError: two of them have the same name.
+        ExperimentError: a name, an axis or an occasion cannot be.
     """
-    names = [o.name for o in standard]
+    taken = [o.name for o in standard]
+    axes = {dim for o in standard for dim in o.dims}
     for observable in own:
-        if observable.name in names:
-            raise refuse("observe", observable.name, f"an observable needs a name other than {', '.join(names)}")
-        names.append(observable.name)
+        name = observable.name
+        if name in taken or name in RESERVED | axes or not name.isidentifier():
+            raise refuse("observe", name, "an observable needs a name of its own, a Python identifier")
+        if observable.when not in get_args(When):
+            raise refuse("observe", name, f"its `when` is {observable.when!r}; choose from {', '.join(get_args(When))}")
+        bad = [d for d in observable.dims if d in RESERVED or d in taken or not d.isidentifier()]
+        if bad or len(set(observable.dims)) < len(observable.dims):
+            raise refuse("observe", name, f"its dims {list(observable.dims)} must be different identifiers, not taken")
+        taken.append(name)
     return (*standard, *own)
 
 

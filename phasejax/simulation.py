@@ -87,16 +87,16 @@ def simulate(
     chosen = engines.choose(experiment, engine, chosen_devices)
     every = observables.combine(observables.standard(experiment.network), observe)
     attributes = provenance(experiment, chosen.name, chosen_devices)
-    with (
-        jax.enable_x64(experiment.precision == "float64"),
-        jax.default_matmul_precision(_MATMUL_PRECISION),
-        Store(out, experiment, every, attributes, resume, overwrite) as store,
-    ):
-        if progress:
-            print(f"engine {chosen.name} on {_device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr)
+    with jax.enable_x64(experiment.precision == "float64"), jax.default_matmul_precision(_MATMUL_PRECISION):
         ensemble = build(experiment, chosen.advance, every, chosen_devices)
-        _Run(experiment, ensemble, store, progress, checkpoint_seconds, interrupted).to_the_end()
-        store.consolidate()
+        ensemble.check(experiment, every)
+        with Store(out, experiment, every, attributes, resume, overwrite) as store:
+            if progress:
+                print(
+                    f"engine {chosen.name} on {_device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr
+                )
+            _Run(experiment, ensemble, store, progress, checkpoint_seconds, interrupted).to_the_end()
+            store.consolidate()
     return open_run(file)
 
 
@@ -196,6 +196,7 @@ class _Run:
                 elif pending and pending.done():
                     pending.result()
                 if leaving:
+                    pending.result()
                     raise Interrupted(f"stopped at step {stop.step:,} of {self._experiment.schedule.steps:,}")
                 jax.block_until_ready(self._state.loss_sum)
                 self._show(stop.step - started_at, time.monotonic() - began)
@@ -221,7 +222,9 @@ class _Run:
 
     def _observe(self, stop: Stop) -> None:
         occasions = {"records": True, "decades": stop.decade, "ends": stop.end}
-        window = jnp.int32(stop.step - self._marked_step)
+        # A window that had to make way for another one leaves its record without averages.
+        updates = self._experiment.window_steps(stop.step)
+        window = jnp.int32(updates if stop.step - updates == self._marked_step else 0)
         values: dict[str, jax.Array] = self._ensemble.observe["once"](self._tasks) if stop.step == 0 else {}
         for when, now in occasions.items():
             if now and when in self._ensemble.observe:

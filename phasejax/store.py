@@ -19,7 +19,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,8 +61,14 @@ class Checkpoint(NamedTuple):
 
 
 def paths(out: str | Path) -> tuple[Path, Path]:
-    """The working folder and the finished file of an output called `runs/desk` or `runs/desk.nc`."""
+    """The working folder and the finished file of an output called `runs/desk` or `runs/desk.nc`.
+
+    Raises:
+        StoreError: it is not a name a file can have.
+    """
     folder = Path(out)
+    if folder.name in ("", "..") or len(os.fsencode(folder.name)) > 240:
+        raise StoreError(f"{str(out)!r} cannot be an output: name a file, runs/desk for instance.")
     folder = folder.with_suffix("") if folder.suffix == ".nc" else folder
     return folder, folder.with_name(folder.name + ".nc")
 
@@ -95,7 +100,9 @@ class Store:
     ) -> None:
         self.folder, self.file = paths(out)
         self._experiment, self._fields, self._attributes = experiment, fields, attributes
-        self._identity = f"{experiment.identity} phasejax {attributes.get('phasejax_version', '')}"
+        schema = [(f.name, f.dims, f.when) for f in fields]
+        made_by = [attributes.get(name) for name in ("phasejax_version", "commit", "engine")]
+        self._identity = hashlib.sha256(repr((experiment.identity, schema, made_by)).encode()).hexdigest()
         check(out, experiment, resume, overwrite)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +113,7 @@ class Store:
         if overwrite:
             self.file.unlink(missing_ok=True)
         if not resume:
-            for old in self._own_files():
+            for old in _own_files(self.folder):
                 old.unlink()
         with atomically(self.folder / "experiment.toml") as temporary:
             temporary.write_text(experiment.to_toml(), "utf-8")
@@ -128,9 +135,6 @@ class Store:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._lock.flush()
-
-    def _own_files(self) -> list[Path]:
-        return [*self.folder.glob("records-*.nc"), *self.folder.glob("state-*.npz"), *self.folder.glob("*.tmp")]
 
     # -- writing ---------------------------------------------------------------------------------------------------------
 
@@ -174,8 +178,11 @@ class Store:
         return self.file
 
     def discard(self) -> None:
-        """Remove the working folder; the finished file stays."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the run's own files, and the folder if it is then empty; the finished file stays."""
+        for own in [*_own_files(self.folder), self.folder / "experiment.toml", self.folder / "lock"]:
+            own.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     # -- reading back ------------------------------------------------------------------------------------------------------
 
@@ -190,7 +197,7 @@ class Store:
                 if _step_of(segment) > step:
                     segment.unlink()
             return checkpoint
-        for leftover in self._own_files():
+        for leftover in _own_files(self.folder):
             leftover.unlink()
         return None
 
@@ -201,8 +208,12 @@ class Store:
                 leaves = [arrays[f"leaf_{k}"] for k in range(len(arrays.files) - 1)]
         except Exception:  # a file cut short can fail in any way zip, NumPy and JSON know
             return None
-        if header.get("identity") != self._identity or header.get("sha256") != _digest(leaves):
+        if header.get("sha256") != _digest(leaves):
             return None
+        if header.get("identity") != self._identity:
+            raise StoreError(
+                f"{self.folder} was begun with another version, engine or set of observables: --overwrite starts anew."
+            )
         return Checkpoint(header["step"], header["marked_step"], leaves)
 
     def _states(self) -> list[tuple[int, Path]]:
@@ -215,12 +226,19 @@ class Store:
 def check(out: str | Path, experiment: Experiment, resume: bool = False, overwrite: bool = False) -> None:
     """Raise `StoreError` if a run could not write to `out`; touches nothing."""
     folder, file = paths(out)
-    if not overwrite and not resume:
-        for there in (file, folder):
-            if there.exists():
-                raise StoreError(f"{there} exists already: --resume {folder} goes on with it, --overwrite starts anew.")
-    if resume and (file.exists() or (folder / "experiment.toml").exists()) and read_experiment(out) != experiment:
-        raise StoreError(f"{folder} holds another experiment: choose another --out, or --overwrite it.")
+    started = (folder / "experiment.toml").exists()
+    foreign = (
+        folder.exists()
+        and not started
+        and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {"lock", "experiment.toml.tmp"})
+    )
+    if foreign:
+        raise StoreError(f"{folder} exists and is not a run of phasejax: choose another --out.")
+    if not overwrite and not resume and (file.exists() or started):
+        there = file if file.exists() else folder
+        raise StoreError(f"{there} exists already: --resume {folder} goes on with it, --overwrite starts anew.")
+    if resume and (file.exists() or started) and read_experiment(out) != experiment:
+        raise StoreError(f"{folder} holds another experiment: its settings cannot be changed by --resume.")
     parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise StoreError(f"{folder} cannot be written to: {parent} is not a folder one may write in.")
@@ -295,6 +313,10 @@ def _sync(path: Path) -> None:
 
 def _leaf_names(leaves: Sequence[np.ndarray]) -> dict[str, Any]:
     return {f"leaf_{k}": leaf for k, leaf in enumerate(leaves)}
+
+
+def _own_files(folder: Path) -> list[Path]:
+    return [path for pattern in ("records-*.nc", "state-*.npz", "*.tmp") for path in folder.glob(pattern)]
 
 
 def _step_of(path: Path) -> int:

@@ -138,14 +138,35 @@ def test_ladder_of_stops(experiment):
     assert [s.step for s in stops if s.end] == sorted({0, experiment.schedule.steps})
     block = epoch * experiment.block_epochs
     assert all(a // block == (b - 1) // block for a, b in pairwise(steps)), "a stretch crosses a block's end"
-    mark = 0
+    unaveraged, mark = [], 0
     for stop in stops:
-        if stop.record:
-            assert stop.step - mark == min(stop.step, epoch), "the window is the last epoch, or all updates so far"
+        if stop.record and stop.step - mark != min(stop.step, epoch):
+            unaveraged.append(stop.step)
         if stop.mark:
             mark = stop.step
+    assert experiment.schedule.steps not in unaveraged, "the last record has its averages"
+    whole = experiment.schedule.steps <= epoch or experiment == Experiment()
+    assert not (whole and unaveraged), "and so has every other, if no windows overlap"
+
+
+def test_scales_stay_with_their_layers():
+    assert Network(trainable=(3, 1), sigma_w_scale=(100.0, 1.0)) == Network(trainable=(1, 3), sigma_w_scale=(1.0, 100.0))
+
+
+def test_of_overlapping_windows_one_is_open():
+    def unaveraged(experiment):
+        mark, without = 0, []
+        for stop in experiment.stops():
+            if stop.record and stop.step - mark != experiment.window_steps(stop.step):
+                without.append(stop.step)
+            mark = stop.step if stop.mark else mark
+        return without
+
+    assert unaveraged(Experiment(schedule=Schedule(1500))) == [562, 750, 1000]
+    assert unaveraged(Experiment(sgd=Sgd(batch_size=5))) == [1000]
 
 
 def test_decades_hold_the_powers_of_ten_and_the_ends():
     assert [s.step for s in Experiment().stops() if s.decade] == [0, 1, 10, 100, 1000, 10_000, 100_000]
-    assert [s.step for s in Experiment(schedule=Schedule(3000)).stops() if s.decade] == [0, 1, 10, 100, 1000, 3000]
+    for other in (Experiment(schedule=Schedule(3000)), Experiment(schedule=Schedule(3000), sgd=Sgd(batch_size=5))):
+        assert [s.step for s in other.stops() if s.decade] == [0, 1, 10, 100, 1000, 3000]

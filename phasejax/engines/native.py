@@ -111,8 +111,13 @@ def _load(n1: int, n2: int, batch_size: int, precision: str) -> str:
             built = pathlib.Path(building) / library.name
             _run([*command, "-x", "c++", "-", "-o", str(built)], source)
             os.replace(built, library)  # whole or absent, whoever else is building it
+    try:
+        kernel = ctypes.CDLL(str(library)).phasejax_advance
+    except (OSError, AttributeError) as error:
+        library.unlink(missing_ok=True)  # cut short by a power cut, say: made again next time
+        raise BuildError(f"{library} could not be loaded: {error}") from None
     target = f"phasejax-{name}"
-    jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(ctypes.CDLL(str(library)).phasejax_advance), platform="cpu")
+    jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(kernel), platform="cpu")
     return target
 
 
