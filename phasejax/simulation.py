@@ -190,18 +190,22 @@ class _Run:
                     self._state, self._marked_step = self._ensemble.mark(self._state), stop.step
                 leaving = stop is not stops[-1] and self._interrupted()
                 if leaving or stop is stops[-1] or time.monotonic() - since > self._checkpoint_seconds:
-                    if pending:
-                        pending.result()
+                    self._wait(pending)
                     pending, since = writer.submit(self._commit_later()), time.monotonic()
                 elif pending and pending.done():
                     pending.result()
                 if leaving:
-                    pending.result()
+                    self._wait(pending)
                     raise Interrupted(f"stopped at step {stop.step:,} of {self._experiment.schedule.steps:,}")
                 jax.block_until_ready(self._state.loss_sum)
                 self._show(stop.step - started_at, time.monotonic() - began)
-            if pending:
-                pending.result()
+            self._wait(pending)
+
+    @staticmethod
+    def _wait(pending: Future[None] | None) -> None:
+        """Let a write end; a disk that is full, say, is met here."""
+        if pending:
+            pending.result()
 
     def _advance_to(self, step: int, block: tuple[int, Any] | None) -> tuple[int, Any] | None:
         """Train up to `step`, in the block of epochs where the last stop was; returns the block's batches for reuse."""

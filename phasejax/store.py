@@ -227,11 +227,7 @@ def check(out: str | Path, experiment: Experiment, resume: bool = False, overwri
     """Raise `StoreError` if a run could not write to `out`; touches nothing."""
     folder, file = paths(out)
     started = (folder / "experiment.toml").exists()
-    foreign = (
-        folder.exists()
-        and not started
-        and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {"lock", "experiment.toml.tmp"})
-    )
+    foreign = folder.exists() and not started and (not folder.is_dir() or {p.name for p in folder.iterdir()} - leftovers)
     if foreign:
         raise StoreError(f"{folder} exists and is not a run of phasejax: choose another --out.")
     if not overwrite and not resume and (file.exists() or started):

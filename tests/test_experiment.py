@@ -163,7 +163,7 @@ def test_of_overlapping_windows_one_is_open():
         return without
 
     assert unaveraged(Experiment(schedule=Schedule(1500))) == [562, 750, 1000]
-    assert unaveraged(Experiment(sgd=Sgd(batch_size=5))) == [1000]
+    assert unaveraged(Experiment(sgd=Sgd(batch_size=5))) == [1000, 10_000]
 
 
 def test_decades_hold_the_powers_of_ten_and_the_ends():
