@@ -28,6 +28,7 @@ from phasejax.experiment import Experiment, refuse
 from phasejax.spectrum import level_spacing, marchenko_pastur_edges, rate, trace_ratio
 
 AGREES, DIFFERS, LONGER, ABSENT = "agrees", "differs", "needs longer training", "not in this run"
+VERDICTS = (AGREES, DIFFERS, LONGER, ABSENT)
 PAPER_STEPS = 10**8
 """Training length behind the paper's figures: 10^5 epochs of 1000 batches."""
 
@@ -193,7 +194,7 @@ def judge(claim: Claim, dataset: xr.Dataset, step: int) -> Verdict:
 
 def _measure(measure: Measure, decade: xr.Dataset) -> Measured:
     m = measure.series(decade)
-    gap = np.maximum(measure.low - m, m - measure.high)
+    gap: xr.DataArray = xr.apply_ufunc(np.maximum, measure.low - m, m - measure.high)
     slope = trend = (np.nan, np.nan)
     trained = m.step.values > 0
     if trained.sum() > 1:
@@ -204,7 +205,8 @@ def _measure(measure: Measure, decade: xr.Dataset) -> Measured:
 
 def _estimate(replicates: xr.DataArray) -> tuple[float, float]:
     """Value and bootstrap error."""
-    return float(replicates[0]), float(replicates[1:].std(ddof=1))
+    with np.errstate(invalid="ignore"):
+        return float(replicates[0]), float(replicates[1:].std(ddof=1))
 
 
 def _reason(claim: Claim, verdict: str, measured: tuple[Measured, ...], step: int) -> str:
@@ -216,12 +218,12 @@ def _reason(claim: Claim, verdict: str, measured: tuple[Measured, ...], step: in
         parts.append(f"training is {claim.steps / step:,.0f} times shorter than the paper's {claim.steps:,} steps, and the "
                      f"last decade of steps {moves} the statement")  # fmt: skip
     for m in measured:
-        if np.isnan(m.value):
+        if not math.isfinite(m.value):
             parts.append(f"'{m.name}' has no value here")
         elif not m.agrees:
             closes = f", and this closes by {-m.trend:.2g} per decade" if decades and m.approaches else ""
             parts.append(f"'{m.name}' lies {m.gap:.2g} outside its interval{closes}")
-        if not (m.settled or np.isnan(m.value)):
+        if math.isfinite(m.value) and not m.settled:
             parts.append(f"'{m.name}' is within two standard errors of its interval's end: more seeds could turn it")
         # Agreement at a shorter training length is agreement there, and the reader should know if it may not last.
         if m.leaves(decades):
@@ -372,12 +374,15 @@ def _slope(y: xr.DataArray, x: xr.DataArray, dim: str) -> xr.DataArray:
     return (off * (y - y.mean(dim))).sum(dim) / (off**2).sum(dim)
 
 
-def _last_crossing(values: xr.DataArray, level: xr.DataArray | float) -> xr.DataArray:
-    """log10 of the highest temperature at which values cross a level, interpolated in log T; NaN where they do not."""
+def _last_crossing(values: xr.DataArray, level: xr.DataArray | float, rising: bool = False) -> xr.DataArray:
+    """log10 of the highest temperature at which values cross a level, interpolated in log T; NaN where they do not.
+
+    With `rising`, only crossings from below count.
+    """
     above = (values - level).sortby("temperature").transpose(..., "temperature")
     log_t, y = np.log10(above.temperature.values), above.values
     y0, y1 = y[..., :-1], y[..., 1:]
-    crossed = (y0 >= 0) != (y1 >= 0)
+    crossed = (y0 < 0) & (y1 >= 0) if rising else (y0 >= 0) != (y1 >= 0)
     at = log_t[:-1] + y0 / np.where(y0 == y1, np.nan, y0 - y1) * np.diff(log_t)
     last = crossed.shape[-1] - 1 - np.argmax(crossed[..., ::-1], axis=-1)
     found = np.take_along_axis(at, last[..., None], axis=-1)[..., 0]
@@ -390,7 +395,7 @@ def _rise(name: str, share: float = 0.5) -> Statistic:
     def crossing(x: Averages) -> xr.DataArray:
         y = _log(x[name])
         low, high = y.min("temperature"), y.max("temperature")
-        return _last_crossing(y, low + share * (high - low))
+        return _last_crossing(y, low + share * (high - low), rising=True)
 
     return crossing
 
@@ -454,7 +459,7 @@ def _jump(name: str) -> tuple[Measure, ...]:
 
 
 def _edges(inverse_sigma: float, paper: float) -> tuple[Measure, ...]:
-    at, cell = f"at 1/sigma_W = {inverse_sigma:g}", (2**-5, inverse_sigma)
+    at, cell = f"at sigma_W = {1 / inverse_sigma:g}", (2**-5, inverse_sigma)
     return (
         Measure(f"Eq 4.2 / paper {at}", _initial(_on("edge", *cell)), _ratio("edge", paper), 0.98, 1.02),
         Measure(
@@ -573,10 +578,12 @@ def diverged(dataset: xr.Dataset, step: int) -> str:
 
 def number(m: Measured) -> str:
     """A value with its error, to the error's two digits."""
-    if np.isnan(m.value):
+    if not math.isfinite(m.value):
         return "no value"
-    digits = 2 - math.floor(math.log10(m.error)) - 1 if m.error > 1e-9 else 4
-    return f"{m.value:.{max(digits, 0)}f} +- {m.error:.{max(digits, 0)}f}" if m.error > 1e-9 else f"{m.value:.4g}"
+    if not m.error > 1e-9 * abs(m.value):  # the same for every student
+        return f"{m.value:.4g}"
+    digits = max(1 - math.floor(math.log10(m.error)), 0)
+    return f"{m.value:.{digits}f} +- {m.error:.{digits}f}"
 
 
 def length(verdict: Verdict) -> str:
@@ -599,9 +606,9 @@ def write(verdicts: list[Verdict], dataset: xr.Dataset, folder: Path) -> list[Pa
     widths = [*(max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]), 8]
     table = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     table.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    details = [f"**{v.claim.key}**: {v.verdict}. Agrees where {v.rule}. {_sentence(v.reason)}".rstrip() for v in verdicts]
+    details = [f"**{v.claim.key}**: {v.verdict}. Agrees where {v.rule}. {sentence(v.reason)}".rstrip() for v in verdicts]
     head = f"{step:,} steps, {dataset.sizes['seed']} seeds, {diverged(dataset, step)}."
-    parts = ["# The paper's statements and this run", head, "\n".join(table), "## The rule", _sentence(RULE), *details]
+    parts = ["# The paper's statements and this run", head, "\n".join(table), "## The rule", sentence(RULE), *details]
     text = "\n\n".join(parts) + "\n"
     found = {
         "run": dict(dataset.attrs),
@@ -637,7 +644,8 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
     )
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from phasejax.claims import RULE, Verdict, diverged, length, number
+from phasejax.claims import RULE, VERDICTS, Verdict, diverged, length, number, sentence
 
 _CAPTIONS = {
     1: "Density of the features, and tanh with its vanishing gradient: from one well to two as sigma_W grows",
@@ -36,6 +36,7 @@ figcaption { margin-top: .4rem; text-align: center; font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .5rem .6rem; border-bottom: 1px solid var(--line); }
 tr { break-inside: avoid; }
+td b { white-space: nowrap; } td strong { font-weight: 500; } .label { display: none !important; }
 td ul { margin: 0; padding-left: 1rem; } td small { display: block; }
 .verdict { font-weight: 600; white-space: nowrap; }
 .agrees { color: light-dark(#116329, #57c878); } .differs { color: light-dark(#a40e26, #ff8a80); }
@@ -45,6 +46,7 @@ dd { margin: 0; min-width: 0; } pre { white-space: pre-wrap; font-size: .8rem; m
 @media (max-width: 44rem) {
   thead { display: none; } table, tbody, tr, td { display: block; width: auto; }
   tr { padding: .6rem 0; border-bottom: 1px solid var(--line); } td { border: 0; padding: .15rem 0; }
+  td strong { font-weight: 600; } .label { display: block !important; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; }
 }
 @media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; } }
@@ -113,8 +115,8 @@ def _figure(picture: Path) -> str:
 
 def _tally(verdicts: list[Verdict]) -> str:
     found = [v.verdict for v in verdicts]
-    counts = [f"{found.count(name)} {_coloured(name)}" for name in dict.fromkeys(found)]
-    return f"{len(verdicts)} statements: {', '.join(counts)}."
+    counts = [f"{_coloured(name)} {found.count(name)}" for name in VERDICTS if name in found]
+    return f"Of {len(verdicts)} statements: {', '.join(counts)}."
 
 
 def _coloured(verdict: str) -> str:
@@ -134,14 +136,18 @@ def _row(verdict: Verdict) -> str:
         f"<small>to agree: {escape(rule.interval())}</small></li>"
         for m, rule in zip(verdict.measured, claim.measures, strict=False)
     )
-    reason = f"<small>{escape(verdict.reason)}</small>" if verdict.reason else ""
+    reason = f"<small>{escape(sentence(verdict.reason))}</small>" if verdict.reason else ""
     return (
-        f"<tr><td>{escape(claim.statement)}<small>{escape(claim.where)}</small></td><td>{escape(claim.paper)}</td>"
-        f"<td>{f'<ul>{found}</ul>' if found else ''}{reason}</td>"
+        f"<tr><td><strong>{escape(claim.statement)}</strong><small>{escape(claim.where)}</small></td>"
+        f"<td><small class='label'>The paper</small>{escape(claim.paper)}</td>"
+        f"<td><small class='label'>This run</small>{f'<ul>{found}</ul>' if found else ''}{reason}</td>"
         f"<td>{_coloured(verdict.verdict)}<small>{escape(length(verdict))}</small></td></tr>\n"
     )
 
 
 def _attribute(name: str, value: str) -> str:
+    value = re.sub(
+        r"\[\n([^\]]*?),?\n\]", lambda found: f"[{' '.join(found[1].split())}]", value
+    )  # TOML's lists on one line
     shown = f"<pre>{escape(value)}</pre>" if "\n" in value else escape(value)
     return f"<dt>{escape(name)}</dt><dd>{shown}</dd>\n"
