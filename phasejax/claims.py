@@ -6,7 +6,7 @@ is larger than another is a series too: their difference, with the interval abov
     gap = max(low - m, m - high)            negative inside the interval
     e   = bootstrap error over seeds, the same draws for every cell and record, for seeds share data across cells
 
-The rule, for every claim: it *agrees* where gap <= 0 for each of its series at the record judged. If not, it *needs longer
+The rule, for every claim: it *agrees* where gap < 0 for each of its series at the record judged. If not, it *needs longer
 training* where the run is shorter than the t_f the statement was made at and every series that does not agree has a gap that
 shrinks, over the last decade of steps, by more than twice the slope's own error. Otherwise it *differs*. A number within 2e
 of the end of its interval is said to be so, whichever side it is on. What the paper writes with "~" is given half a decade
@@ -75,7 +75,7 @@ class Measure:
     def interval(self) -> str:
         """The interval in words."""
         if np.isinf(self.low) and np.isinf(self.high):
-            return "reported, not judged"
+            return "any (reported, not judged)"
         if np.isinf(self.low):
             return f"below {self.high:.3g}"
         return f"above {self.low:.3g}" if np.isinf(self.high) else f"{self.low:.3g} to {self.high:.3g}"
@@ -120,7 +120,7 @@ class Measured:
     @property
     def agrees(self) -> bool:
         """Inside the interval."""
-        return self.gap <= 0
+        return self.gap < 0
 
     @property
     def settled(self) -> bool:
@@ -474,7 +474,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "initial_edge", "Upper edge x_+ of the initial spectrum, both ends of the sigma_W axis", "Sec 4, below Eq 4.2",
         "0.046 at 1/sigma_W = 8; 1.9e5 at 2^-8", 0, _edges(8, 0.046) + _edges(2**-8, 1.9e5),
-        "x_+ is the edge of an infinite matrix; for 16 x 32 the mean of the largest eigenvalue lies about a tenth below it",
+        "Eq 4.2 is for infinite matrices; for 16 x 32 the mean of the largest eigenvalue lies about a tenth below it",
     ),
     Claim(
         "initial_gradient", "Gradient at the start: small for strong disorder, a plateau for weak", "Sec 3.2, Fig 4 right",

@@ -100,8 +100,8 @@ def figures(argv: Sequence[str]) -> NoReturn:
 
         folder, _ = paths(options.run)
         dataset, target = open_run(options.run), options.out or Path("figures") / folder.name
-        drawn = draw_all(dataset, target, options.only)
         verdicts = claims.check(dataset)
+        drawn = draw_all(dataset, target, options.only)
         for path in (*drawn, *claims.write(verdicts, dataset, target), report.index_page(target, dataset, verdicts)):
             print(path)
     sys.exit(0)

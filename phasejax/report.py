@@ -38,6 +38,7 @@ th, td { text-align: left; vertical-align: top; padding: .5rem .6rem; border-bot
 tr { break-inside: avoid; }
 td b { white-space: nowrap; } td strong { font-weight: 500; } .label { display: none !important; }
 td ul { margin: 0; padding-left: 1rem; } td small { display: block; }
+th:first-child { width: 24%; } th:nth-child(2) { width: 17%; }
 .verdict { font-weight: 600; white-space: nowrap; }
 .agrees { color: light-dark(#116329, #57c878); } .differs { color: light-dark(#a40e26, #ff8a80); }
 .needs { color: light-dark(#7a4b00, #e8b04a); } .not { color: var(--soft); }
