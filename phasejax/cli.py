@@ -94,11 +94,15 @@ def figures(argv: Sequence[str]) -> NoReturn:
     """The command `figures`: draw from a file. Arguments as on the command line."""
     with _one_sentence():
         options = _parse(Figures, argv, "figures")
+        from phasejax import claims, report
         from phasejax.figures import draw_all
         from phasejax.store import open_run, paths
 
         folder, _ = paths(options.run)
-        for path in draw_all(open_run(options.run), options.out or Path("figures") / folder.name, options.only):
+        dataset, target = open_run(options.run), options.out or Path("figures") / folder.name
+        verdicts = claims.check(dataset)
+        drawn = draw_all(dataset, target, options.only)
+        for path in (*drawn, *claims.write(verdicts, dataset, target), report.index_page(target, dataset, verdicts)):
             print(path)
     sys.exit(0)
 
