@@ -50,6 +50,19 @@ FIGURES: dict[str, Draw] = {f"fig{number}": draw for number, draw in NUMBERED.it
 """All of them, by the names of their files."""
 
 
+def chosen(only: Sequence[int | str]) -> list[str]:
+    """Names in `FIGURES` of figures given by number or name; all if none are given.
+
+    Raises:
+        ExperimentError: there is no such figure.
+    """
+    names = [str(name) if str(name) in FIGURES else f"fig{name}" for name in only]
+    for name, given in zip(names, only, strict=True):
+        if name not in FIGURES:
+            raise refuse("only", given, f"there are figures {', '.join(map(str, NUMBERED))} and {', '.join(NAMED)}")
+    return names or list(FIGURES)
+
+
 def draw_all(
     dataset: xr.Dataset, folder: Path, only: Sequence[int | str] = (), *, step: int | None = None, reading: str = "drift"
 ) -> list[Path]:
@@ -68,13 +81,10 @@ def draw_all(
     Raises:
         ExperimentError: there is no such figure, or no such record.
     """
-    names = [f"fig{name}" if str(name).isdecimal() else str(name) for name in only]
-    for name, given in zip(names, only, strict=True):
-        if name not in FIGURES:
-            raise refuse("only", given, f"there are figures {', '.join(map(str, NUMBERED))} and {', '.join(NAMED)}")
+    names = chosen(only)
     until(dataset, step)
     written = []
-    for name in names or FIGURES:
+    for name in names:
         draw = FIGURES[name]
         options = {"reading": reading} if "reading" in inspect.signature(draw).parameters else {}
         try:

@@ -13,8 +13,13 @@ from phasejax.figures.maps import ALIGNMENT, MEMORY, draw_map
 from phasejax.figures.slices import ORDERED, TRAINING_LOSS, draw_with_bars, heading, in_temperature
 from phasejax.figures.style import TWO_COLUMNS, cell_label, house_style, new_figure, temperature_axis
 
+Look = tuple[str, str]
+"""Colour and style of a line."""
+
 # The fractions of converged students, dimmest first as in the paper, and their lines' colours and styles.
-CONVERGED = {0.68: ("0.6", "-."), 0.95: ("0.8", "--"), 0.997: ("1.0", "-")}
+CONVERGED: dict[float, Look] = dict(zip(boundaries.SIGMAS, (("0.6", "-."), ("0.8", "--"), ("1.0", "-")), strict=True))
+# The first of them where it is drawn alone.
+ONE_SIGMA: Look = ("1.0", "-.")
 
 
 def draw_line(ax: Axes, x: np.ndarray, y: np.ndarray, colour: str, style: str) -> Line2D:
@@ -23,7 +28,7 @@ def draw_line(ax: Axes, x: np.ndarray, y: np.ndarray, colour: str, style: str) -
     return ax.plot(x, y, color=colour, linestyle=style, linewidth=1.1, path_effects=outline)[0]
 
 
-def draw_contours(ax: Axes, values: xr.DataArray, levels: dict[float, tuple[str, str]]) -> list[Line2D]:
+def draw_contours(ax: Axes, values: xr.DataArray, levels: dict[float, Look]) -> list[Line2D]:
     """Lines of `levels` of values (temperature, sigma_w), each with its colour and style; the view stays as it is."""
     view = ax.get_xlim(), ax.get_ylim()
     drawn = [draw_line(ax, x, y, *look) for level, look in levels.items() for x, y in boundaries.contours(values, level)]
@@ -31,7 +36,7 @@ def draw_contours(ax: Axes, values: xr.DataArray, levels: dict[float, tuple[str,
     return drawn
 
 
-def key(looks: dict[str, tuple[str, str]]) -> list[Line2D]:
+def key(looks: dict[str, Look]) -> list[Line2D]:
     """Entries of a legend for lines that `draw_line` drew: label, colour and style."""
     outline = [Stroke(linewidth=2.2, foreground="black"), Normal()]
     return [
@@ -64,10 +69,10 @@ def convergence_boundaries(
 
     figure, (left, centre, right) = new_figure(TWO_COLUMNS, 2.7, columns=3)
     draw_with_bars(left, axis, loss, statistic)
-    found = boundaries.crossings(share.isel(sigma_w=column), 0.68)
+    found = boundaries.crossings(share.isel(sigma_w=column), boundaries.SIGMAS[0])
     for temperature in found:
         left.axvline(temperature, color="C1", linestyle="-.")
-    interval = boundaries.transition(here, 0.68, reading).isel(sigma_w=0)
+    interval = boundaries.transition(here, boundaries.SIGMAS[0], reading).isel(sigma_w=0)
     low, high = float(interval.T_c_low), float(interval.T_c_high)
     if np.isfinite(low):
         left.axvspan(low, high, color="C1", alpha=0.3, linewidth=0)

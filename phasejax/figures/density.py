@@ -45,8 +45,8 @@ def feature_density(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
         label = rf"$\sigma_z^2 = {variance:g}$"
         theory.plot(phi, density(phi, variance), line, color=colour, label=label)
         wells.plot(phi, potential(phi, variance), line, color=colour, label=label)
-    theory.set(xlabel=r"$\phi$", ylabel=r"$P(\phi)$", ylim=(0, 3), title=r"$\phi = \tanh z$, $z \sim N(0, \sigma_z^2)$")
-    wells.set(xlabel=r"$\phi$", ylabel=r"$V(\phi)$", ylim=(-2, 2), title=r"one well up to $\sigma_z^2 = 1/2$, then two")
+    theory.set(ylabel=r"$P(\phi)$", ylim=(0, 3), title=r"$\phi = \tanh z$, $z \sim N(0, \sigma_z^2)$")
+    wells.set(ylabel=r"$V(\phi)$", ylim=(-2, 2), title=r"one well up to $\sigma_z^2 = 1/2$, then two")
     theory.legend()
 
     mappable = disorder_colours(dataset.inverse_sigma_w.values)
@@ -54,9 +54,11 @@ def feature_density(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
         values = initial.isel(sigma_w=k)
         measured.plot(dataset.feature, values.where(values > 0), linewidth=0.8, color=mappable.to_rgba(inverse_sigma))
     side_peaks = measured_jamming_line(dataset)
-    found = f"below {side_peaks:.2f}" if np.isfinite(side_peaks) else "at no crossing of this grid"
-    measured.set(xlabel=r"$\phi$", ylabel=r"$P(\phi)$ at initialisation", yscale="log",
-                 title=rf"side peaks {found} (paper: $1/\sigma_W = \sqrt{{2}}$)")  # fmt: skip
+    found = rf"below $1/\sigma_W = {side_peaks:.2f}$" if np.isfinite(side_peaks) else "at no crossing of this grid"
+    title = rf"side peaks {found} (paper: $\sqrt{{2}}$)"
+    measured.set(ylabel=r"$P(\phi)$ at initialisation", yscale="log", title=title)
+    for ax in (theory, wells, measured):
+        ax.set(xlabel=r"$\phi$", xlim=(-1, 1))
     bar = figure.colorbar(mappable, ax=measured, label=INVERSE_SIGMA)
     for place, style in ((PAPER_JAMMING_LINE, "--"), (side_peaks, ":")):
         if bar.vmin < place < bar.vmax:

@@ -83,7 +83,7 @@ def initial_spectrum(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
 
     figure, ax = new_figure(ONE_COLUMN, 2.6)
     ax.hist(x, bins, density=True, color="C5", label=f"{x.size:,} eigenvalues")
-    ax.plot(line, marchenko_pastur(line, 1.0, ratio), color="black", label=f"Marchenko–Pastur, $r = {ratio:g}$")
+    ax.plot(line, marchenko_pastur(line, 1.0, ratio), color="black", label=f"Marchenko-Pastur, $r = {ratio:g}$")
     ax.set(xlabel=r"$x_i(0)/\sigma_W^2$", ylabel="density", xlim=(0, None))
     ax.legend()
     figure.suptitle(training_length(dataset, 0), fontsize=8)

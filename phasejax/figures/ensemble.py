@@ -25,7 +25,8 @@ def until(dataset: xr.Dataset, step: int | None) -> xr.Dataset:
         return dataset
     steps = dataset.step.values
     if step not in steps:
-        raise refuse("at_step", step, f"there is no record of that step; the nearest is {steps[np.abs(steps - step).argmin()]}")
+        closest = steps[np.abs(steps - step).argmin()]
+        raise refuse("at_step", step, f"there is no record of that step; the nearest is {closest}")
     axes = [axis for axis in ("step", "step_decades", "step_ends") if axis in dataset.dims]
     return dataset.isel({axis: np.flatnonzero(dataset[axis].values <= step) for axis in axes})
 
@@ -53,12 +54,12 @@ def summary(values: xr.DataArray, statistic: Statistic) -> tuple[xr.DataArray, x
 
 
 def left_out(*values: xr.DataArray) -> str:
-    """How many students at least one of `values` (..., seed) has no number for, as words; empty if there are none."""
+    """How many students, of those in `values` (..., seed), have no finite number in all of them, as words; empty if none."""
     missing = xr.zeros_like(values[0], dtype=bool)
     for array in values:
         missing = missing | array.isnull()
     count = int(missing.sum())
-    return f"{count:,} of {missing.size:,} students diverged" if count else ""
+    return f"{count:,} of {missing.size:,} diverged" if count else ""
 
 
 def nearest(values: xr.DataArray | np.ndarray, wanted: float) -> int:

@@ -1,22 +1,23 @@
 """The phase diagram as a function of training length: a panel per decade, and an animation (no paper's figure)."""
 
+from typing import NamedTuple
+
 import numpy as np
 import xarray as xr
 from matplotlib.animation import FuncAnimation
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from phasejax import boundaries
-from phasejax.figures.boundary import CONVERGED, draw_contours, key
+from phasejax.figures.boundary import ONE_SIGMA, Look, draw_contours, key
 from phasejax.figures.ensemble import nearest, sound, summary, until
 from phasejax.figures.maps import TEST_LOSS, draw_map
 from phasejax.figures.style import ONE_COLUMN, TWO_COLUMNS, NotDrawable, house_style, new_figure, training_length
 from phasejax.spectrum import memory, suffix
 
-LINES = {0.68: CONVERGED[0.68]}
-FORGOTTEN = {0.5: ("1.0", ":")}
-MEMORY_LINE = "memory $C = 1/2$"
+FORGOTTEN: Look = ("1.0", ":")
 
 
 def decades(dataset: xr.Dataset) -> list[int]:
@@ -29,15 +30,35 @@ def decades(dataset: xr.Dataset) -> list[int]:
     return sorted({int(trained[nearest(steps[trained], power)]) for power in powers} | {len(steps) - 1})
 
 
-def draw_boundaries(ax: Axes, dataset: xr.Dataset, reading: str) -> list[Line2D]:
-    """The 68 % line and the line C = 1/2 of a run's last record, where it has what they need."""
-    if "temperature" not in dataset.coords:
-        return []
-    dataset = dataset.isel(step=[-1])
-    drawn = draw_contours(ax, summary(sound(dataset, memory(dataset)), "mean")[0].isel(step=0), FORGOTTEN)
-    if "V_S" + suffix(dataset) in dataset:
-        drawn += draw_contours(ax, boundaries.fraction(dataset, reading).fraction.isel(step=0), LINES)
-    return drawn
+class Plane(NamedTuple):
+    """What is drawn of the phase diagram at each of several steps."""
+
+    losses: xr.DataArray
+    """Test losses of sound students, (step, axis, sigma_w, seed)."""
+    limits: tuple[float, float] | None
+    """Of the colours, the same at all steps."""
+    lines: list[tuple[xr.DataArray, float, Look]]
+    """Values (step, temperature, sigma_w), the level at which they have a line, and its look."""
+
+    def draw(self, ax: Axes, k: int) -> QuadMesh:
+        """Draw the k-th step."""
+        mesh = draw_map(ax, self.losses.isel(step=k), scale="log", limits=self.limits)
+        for values, level, look in self.lines:
+            draw_contours(ax, values.isel(step=k), {level: look})
+        return mesh
+
+
+def plane(dataset: xr.Dataset, reading: str) -> Plane:
+    """The loss, and the lines where the run has what they need."""
+    losses = sound(dataset, dataset.test_loss).load()
+    means = losses.mean("seed").values
+    means = means[means > 0]
+    lines: list[tuple[xr.DataArray, float, Look]] = []
+    if "temperature" in dataset.coords:
+        lines = [(summary(sound(dataset, memory(dataset)), "mean")[0].load(), 0.5, FORGOTTEN)]
+        if "V_S" + suffix(dataset) in dataset:
+            lines.append((boundaries.fraction(dataset, reading).fraction, boundaries.SIGMAS[0], ONE_SIGMA))
+    return Plane(losses, (float(means.min()), float(means.max())) if means.size else None, lines)
 
 
 @house_style("test_loss", "G_t0", "G_00", "G_tt")
@@ -47,11 +68,10 @@ def against_length(dataset: xr.Dataset, *, step: int | None = None, reading: str
     positions = decades(dataset)
     rows = -(-len(positions) // 3)
     figure, axes = new_figure(TWO_COLUMNS, 0.9 + 1.9 * rows, rows, 3, squeeze=False)
-    losses, limits = losses_and_limits(dataset.isel(step=positions))
-    for k, (ax, position) in enumerate(zip(axes.flat, positions, strict=False)):
-        mesh = draw_map(ax, losses.isel(step=k), scale="log", limits=limits)
-        draw_boundaries(ax, dataset.isel(step=[position]), reading)
-        ax.set_title("\n".join(filter(None, [f"{int(losses.step[k]):,} steps", ax.get_title()])))
+    drawn = plane(dataset.isel(step=positions), reading)
+    for k, ax in enumerate(axes.flat[: len(positions)]):
+        mesh = drawn.draw(ax, k)
+        ax.set_title("\n".join(filter(None, [f"step {int(drawn.losses.step[k]):,}", ax.get_title()])))
         ax.label_outer()
     for ax in axes.flat[len(positions) :]:
         ax.set_axis_off()
@@ -66,31 +86,26 @@ def along_training(dataset: xr.Dataset, *, step: int | None = None, reading: str
     """The same as an animation, a frame per record."""
     dataset = until(dataset, step)
     decades(dataset)
-    losses, limits = losses_and_limits(dataset)
+    drawn = plane(dataset, reading)
     figure, ax = new_figure(ONE_COLUMN, 3.1)
-    bar = figure.colorbar(draw_map(ax, losses.isel(step=-1), scale="log", limits=limits), ax=ax)
-    bar.set_label(f"mean {TEST_LOSS}")
+    figure.colorbar(drawn.draw(ax, 0), ax=ax, label=f"mean {TEST_LOSS}")
     add_key(figure, reading)
 
-    def draw(frame: int) -> list[Line2D]:
+    def draw(frame: int) -> list[Artist]:
         ax.clear()
-        draw_map(ax, losses.isel(step=frame), scale="log", limits=limits)
-        figure.suptitle("\n".join([training_length(dataset, int(losses.step[frame])), ax.get_title()]), fontsize=8)
-        ax.set_title("")
-        return draw_boundaries(ax, dataset.isel(step=[frame]), reading)
+        drawn.draw(ax, frame)
+        ax.set_title("\n".join([ax.get_title(), training_length(dataset, int(dataset.step[frame]))]))
+        return [ax]
 
-    return FuncAnimation(figure, draw, frames=dataset.sizes["step"], interval=300)  # pyright: ignore
+    # Lay everything out once, with both lines of the title, so that nothing jumps between frames.
+    draw(0)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
-
-def losses_and_limits(dataset: xr.Dataset) -> tuple[xr.DataArray, tuple[float, float] | None]:
-    """Test losses of sound students, and the limits of colours that hold the means at all steps."""
-    losses = sound(dataset, dataset.test_loss)
-    means = losses.mean("seed").values
-    means = means[means > 0]
-    return losses, (float(means.min()), float(means.max())) if means.size else None
+    return FuncAnimation(figure, draw, frames=dataset.sizes["step"], interval=300)
 
 
 def add_key(figure: Figure, reading: str) -> None:
     """The legend of the two lines, under the figure."""
-    looks = {f"68 % converged ({reading})": LINES[0.68], MEMORY_LINE: FORGOTTEN[0.5]}
+    looks = {f"68 % converged ({reading})": ONE_SIGMA, "memory $C = 1/2$": FORGOTTEN}
     figure.legend(handles=key(looks), loc="outside lower center", ncols=2)

@@ -1,11 +1,11 @@
 """Loss and gradient along lines through the plane of temperature and disorder (Figs 3, 4)."""
 
-import matplotlib
 import numpy as np
 import xarray as xr
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from phasejax.figures.ensemble import Statistic, final, left_out, nearest, summary, until
@@ -31,7 +31,7 @@ def disorder_colours(inverse_sigma: np.ndarray) -> ScalarMappable:
     """Colours for lines of different 1/sigma_W, and their colour bar."""
     ends = np.sort(edges(np.sort(inverse_sigma)))[[0, -1]]
     # The last tenth of viridis is too pale for a line on white.
-    pale = matplotlib.colors.ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256)))
+    pale = ListedColormap(colormaps["viridis"](np.linspace(0, 0.9, 256)))
     return ScalarMappable(LogNorm(*ends), pale)
 
 
@@ -76,9 +76,10 @@ def temperature_slices(dataset: xr.Dataset, *, step: int | None = None, statisti
 
 @house_style("train_loss", "gradient_norm", "full_gradient_norm")
 def ordered_slice(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "median") -> Figure:
-    """Fig 4: training loss and gradient against T at 1/sigma_W = 8, and the initial gradient against 1/sigma_W at the lowest T.
+    """Fig 4: training loss and gradient against T at 1/sigma_W = 8, and the initial gradient against 1/sigma_W.
 
-    On a grid without 1/sigma_W = 8 the nearest there is. The initial gradient is that of the whole training set at fixed W.
+    On a grid without 1/sigma_W = 8 the nearest there is. The initial gradient is that of the whole training set at fixed W,
+    which is the same at every T.
     """
     dataset = until(dataset, step)
     axis = in_temperature(dataset)

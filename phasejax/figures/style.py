@@ -89,4 +89,4 @@ def training_length(dataset: xr.Dataset, step: int | None = None) -> str:
     steps_per_epoch = next((int(s) / float(e) for s, e in zip(dataset.step, dataset.epoch, strict=True) if e > 0), None)
     epochs = f" ({step / steps_per_epoch:,g} epochs)" if steps_per_epoch else ""
     seeds = dataset.sizes["seed"]
-    return f"{step:,} steps{epochs}, {seeds} seed{'s' * (seeds != 1)}"
+    return f"{step:,} step{'s' * (step != 1)}{epochs}, {seeds} seed{'s' * (seeds != 1)}"

@@ -6,35 +6,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from phasejax import boundaries
-from phasejax.figures.boundary import CONVERGED, draw_line, key
+from phasejax.figures.boundary import ONE_SIGMA, Look, draw_line, key
 from phasejax.figures.ensemble import Statistic, final, until
 from phasejax.figures.maps import ALIGNMENT, MEMORY, RATE, TEST_LOSS, Scale, draw_map, growth_rate
 from phasejax.figures.style import TWO_COLUMNS, house_style, new_figure, training_length
 
-ONE_SIGMA = 0.68
-# As in the paper, the contour is hidden where T/sigma_W is at most this: there disorder, not heat, keeps students from converging.
+# As in the paper, the contour is hidden where T/sigma_W is at most this: disorder, not heat, keeps students from converging.
 HIDDEN = 0.1
-PAPER_LINE, MEASURED_LINE = ("1.0", "--"), ("1.0", ":")
+PAPER_LINE: Look = ("1.0", "--")
+MEASURED_LINE: Look = ("1.0", ":")
 
 
 def draw_jamming_lines(ax: Axes, dataset: xr.Dataset, boundary: list[tuple[np.ndarray, np.ndarray]]) -> None:
     """The paper's 1/sigma_W = sqrt 2 and the measured line, up to the boundary where it is met and across the map if not."""
     view = ax.get_xlim(), ax.get_ylim()
-    for place, look in ((boundaries.PAPER_JAMMING_LINE, PAPER_LINE), (boundaries.measured_jamming_line(dataset), MEASURED_LINE)):
+    measured = boundaries.measured_jamming_line(dataset)
+    for place, look in ((boundaries.PAPER_JAMMING_LINE, PAPER_LINE), (measured, MEASURED_LINE)):
         if view[0][0] < place < view[0][1]:
-            top = max((meeting(place, *line) for line in boundary), default=-np.inf)
-            draw_line(ax, np.full(2, place), np.array([view[1][0], top if np.isfinite(top) else view[1][1]]), *look)
+            top = max((y for line in boundary if np.isfinite(y := meeting(place, *line))), default=view[1][1])
+            draw_line(ax, np.full(2, place), np.array([view[1][0], top]), *look)
     ax.set(xlim=view[0], ylim=view[1])
 
 
 def meeting(place: float, x: np.ndarray, y: np.ndarray) -> float:
-    """The highest y at which the line (x, y) passes x = place, by interpolation in the logarithms; -inf if it does not."""
-    at, left, right = np.log(place), np.log(x[:-1]), np.log(x[1:])
-    (passes,) = np.nonzero((left - at) * (right - at) <= 0)
-    heights = [
-        np.interp(at, *zip(*sorted([(left[k], np.log(y[k])), (right[k], np.log(y[k + 1]))]), strict=True)) for k in passes
-    ]
-    return float(np.exp(max(heights))) if heights else -np.inf
+    """The highest y at which the line (x, y) passes x = place, by interpolation in the logarithms; NaN if it does not."""
+    at, log_x, log_y = np.log(place), np.log(x), np.log(y)
+    (k,) = np.nonzero((log_x[:-1] <= at) != (log_x[1:] <= at))
+    heights = log_y[k] + (at - log_x[k]) / (log_x[k + 1] - log_x[k]) * (log_y[k + 1] - log_y[k])
+    heights = heights[np.isfinite(heights)]
+    return float(np.exp(heights.max())) if heights.size else np.nan
 
 
 @house_style("test_loss", "G_t0", "alignment", "eigenvalues", "restoring", "V_S", "temperature")
@@ -54,19 +54,19 @@ def phase_diagram(
         RATE: (growth_rate(dataset), "linear"),
     }
     share = boundaries.fraction(dataset.isel(step=[-1]), reading).fraction.isel(step=0)
-    boundary = [(np.where(x * y > HIDDEN, x, np.nan), y) for x, y in boundaries.contours(share, ONE_SIGMA)]
+    boundary = [(np.where(x * y > HIDDEN, x, np.nan), y) for x, y in boundaries.contours(share, boundaries.SIGMAS[0])]
 
     figure, axes = new_figure(TWO_COLUMNS, 5.2, 2, 2)
     for ax, (label, (values, scale)) in zip(axes.flat, panels.items(), strict=True):
         draw_map(ax, final(dataset, values), label=f"{statistic} {label}", scale=scale, statistic=statistic)
         view = ax.get_xlim(), ax.get_ylim()
         for line in boundary:
-            draw_line(ax, *line, *CONVERGED[ONE_SIGMA])
+            draw_line(ax, *line, *ONE_SIGMA)
         ax.set(xlim=view[0], ylim=view[1])
         draw_jamming_lines(ax, dataset, boundary)
         ax.label_outer()
     measured = boundaries.measured_jamming_line(dataset)
-    looks = {f"68 % converged ({reading})": CONVERGED[ONE_SIGMA], r"$1/\sigma_W = \sqrt{2}$ (paper)": PAPER_LINE}
+    looks = {f"68 % converged ({reading})": ONE_SIGMA, r"$1/\sigma_W = \sqrt{2}$ (paper)": PAPER_LINE}
     if np.isfinite(measured):
         looks[rf"side peaks of $P(\phi)$, $1/\sigma_W = {measured:.2f}$ (measured)"] = MEASURED_LINE
     figure.legend(handles=key(looks), loc="outside lower center", ncols=3)
