@@ -4,7 +4,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
 from phasejax import boundaries
@@ -22,27 +21,27 @@ CONVERGED: dict[float, Look] = dict(zip(boundaries.SIGMAS, (("0.6", "-."), ("0.8
 ONE_SIGMA: Look = ("1.0", "-.")
 
 
-def draw_line(ax: Axes, x: np.ndarray, y: np.ndarray, colour: str, style: str) -> Line2D:
-    """A line that can be seen on dark and on light colours."""
-    outline = [Stroke(linewidth=2.2, foreground="black"), Normal()]
-    return ax.plot(x, y, color=colour, linestyle=style, linewidth=1.1, path_effects=outline)[0]
-
-
-def draw_contours(ax: Axes, values: xr.DataArray, levels: dict[float, Look]) -> list[Line2D]:
-    """Lines of `levels` of values (temperature, sigma_w), each with its colour and style; the view stays as it is."""
+def draw_line(ax: Axes, x: np.ndarray, y: np.ndarray, look: Look, label: str) -> None:
+    """A line that can be seen on dark and on light colours; the view stays as it is."""
     view = ax.get_xlim(), ax.get_ylim()
-    drawn = [draw_line(ax, x, y, *look) for level, look in levels.items() for x, y in boundaries.contours(values, level)]
-    ax.set(xlim=view[0], ylim=view[1])
-    return drawn
-
-
-def key(looks: dict[str, Look]) -> list[Line2D]:
-    """Entries of a legend for lines that `draw_line` drew: label, colour and style."""
     outline = [Stroke(linewidth=2.2, foreground="black"), Normal()]
-    return [
-        Line2D([], [], color=colour, linestyle=style, linewidth=1.1, path_effects=outline, label=label)
-        for label, (colour, style) in looks.items()
-    ]
+    colour, style = look
+    ax.plot(x, y, color=colour, linestyle=style, linewidth=1.1, path_effects=outline, label=label)
+    ax.set(xlim=view[0], ylim=view[1])
+
+
+def draw_contours(ax: Axes, values: xr.DataArray, level: float, look: Look, label: str) -> None:
+    """The lines of one level of values (temperature, sigma_w)."""
+    for x, y in boundaries.contours(values, level):
+        draw_line(ax, x, y, look, label)
+
+
+def add_legend(figure: Figure) -> None:
+    """One legend under the figure for all the lines in it that have a label, each label once."""
+    lines = {str(line.get_label()): line for ax in figure.axes for line in ax.get_lines()}
+    shown = {label: line for label, line in lines.items() if not label.startswith("_")}
+    if shown:
+        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3)
 
 
 @house_style("train_loss", "G_t0", "alignment", "restoring", "V_S", "temperature")
@@ -83,8 +82,8 @@ def convergence_boundaries(
     quantities = {MEMORY: final(dataset, dataset.G_t0), ALIGNMENT: final(dataset, dataset.alignment)}
     for ax, (label, values) in zip((centre, right), quantities.items(), strict=True):
         draw_map(ax, values, label=f"mean {label}")
-        draw_contours(ax, share, CONVERGED)
-    figure.legend(handles=key({f"{level:.1%} converged".replace(".0", ""): look for level, look in CONVERGED.items()}),
-                  loc="outside lower center", ncols=3)  # fmt: skip
+        for level, look in CONVERGED.items():
+            draw_contours(ax, share, level, look, f"{100 * level:g} % converged")
+    add_legend(figure)
     figure.suptitle(f"{heading(dataset, loss)}, criterion {reading}", fontsize=8)
     return figure

@@ -8,8 +8,17 @@ from matplotlib.figure import Figure
 
 from phasejax.boundaries import PAPER_JAMMING_LINE, measured_jamming_line
 from phasejax.figures.ensemble import until
+from phasejax.figures.maps import label_cells
 from phasejax.figures.slices import disorder_colours
-from phasejax.figures.style import INVERSE_SIGMA, TWO_COLUMNS, NotDrawable, house_style, new_figure, training_length
+from phasejax.figures.style import (
+    INVERSE_SIGMA,
+    TWO_COLUMNS,
+    NotDrawable,
+    house_style,
+    new_figure,
+    temperature_axis,
+    training_length,
+)
 
 # Variances of the pre-activations below, at and above the transition, and how their lines are drawn.
 VARIANCES = {0.125: ("C0", "-"), 0.5: ("C2", "--"), 4.0: ("C1", "-.")}
@@ -25,6 +34,11 @@ def potential(phi: np.ndarray, variance: float) -> np.ndarray:
     return np.arctanh(phi) ** 2 / (2 * variance) + np.log1p(-(phi**2))
 
 
+def before_training(dataset: xr.Dataset) -> xr.Dataset:
+    """The density of the features without its temperature axis, which means nothing yet at step 0."""
+    return dataset[["feature_density"]].isel({temperature_axis(dataset)[0]: 0})
+
+
 @house_style("feature_density")
 def feature_density(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     """Fig 1: density and potential of tanh of a Gaussian, the run's initial features for every sigma_W, and tanh itself.
@@ -36,8 +50,8 @@ def feature_density(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     name = settings.get("network", {}).get("activation", "tanh")
     if name != "tanh":
         raise NotDrawable(f"it is about tanh, and the activation is {name}")
-    # Temperature means nothing yet at step 0.
-    initial = dataset.feature_density.isel(step_ends=0).mean(["seed", *(d for d in dataset.dims if d in _TEMPERATURES)])
+    initial = before_training(dataset)
+    side_peaks = measured_jamming_line(initial)
     phi = np.linspace(-1, 1, 1001)[1:-1]
 
     figure, ((theory, wells), (measured, function)) = new_figure(TWO_COLUMNS, 4.6, 2, 2)
@@ -51,17 +65,18 @@ def feature_density(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
 
     mappable = disorder_colours(dataset.inverse_sigma_w.values)
     for k, inverse_sigma in enumerate(dataset.inverse_sigma_w.values):
-        values = initial.isel(sigma_w=k)
+        values = initial.feature_density.isel(step_ends=0, sigma_w=k).mean("seed")
         measured.plot(dataset.feature, values.where(values > 0), linewidth=0.8, color=mappable.to_rgba(inverse_sigma))
-    side_peaks = measured_jamming_line(dataset)
     found = rf"below $1/\sigma_W = {side_peaks:.2f}$" if np.isfinite(side_peaks) else "at no crossing of this grid"
     title = rf"side peaks {found} (paper: $\sqrt{{2}}$)"
     measured.set(ylabel=r"$P(\phi)$ at initialisation", yscale="log", title=title)
     for ax in (theory, wells, measured):
-        ax.set(xlabel=r"$\phi$", xlim=(-1, 1))
+        ax.set(xlabel=r"$\phi$", xlim=(-1, 1), xticks=(-1, -0.5, 0, 0.5, 1))
+    low, high = mappable.get_clim()
     bar = figure.colorbar(mappable, ax=measured, label=INVERSE_SIGMA)
+    label_cells(bar.ax.yaxis, dataset.inverse_sigma_w.values)
     for place, style in ((PAPER_JAMMING_LINE, "--"), (side_peaks, ":")):
-        if bar.vmin < place < bar.vmax:
+        if low < place < high:
             bar.ax.axhline(place, color="white", linestyle=style)
 
     z = np.linspace(-4, 4, 401)
@@ -74,6 +89,3 @@ def feature_density(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     function.legend(loc="upper left")
     figure.suptitle(training_length(dataset, 0), fontsize=8)
     return figure
-
-
-_TEMPERATURES = ("temperature", "learning_rate")

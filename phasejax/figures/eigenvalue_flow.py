@@ -44,10 +44,13 @@ def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
         found = sound(cell, cell["eigenvalues" + own])
         levels = found.transpose(..., "seed", "step").values
         count = levels.shape[0]
+        # The fewer the lines, the stronger.
+        strength = 1 / np.sqrt(levels.shape[1])
+        look = {"linewidths": np.clip(3 * strength, 0.3, 0.8), "alpha": np.clip(3.5 * strength, 0.35, 0.9)}
         colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, count))
         for colour, seeds in zip(colours, levels, strict=True):
             paths = [np.column_stack([time, path]) for path in np.where(seeds > 0, seeds, np.nan)]
-            ax.add_collection(LineCollection(paths, colors=[colour], linewidths=0.3, alpha=0.35, rasterized=True))
+            ax.add_collection(LineCollection(paths, colors=[colour], rasterized=True, **look))
         targets = dataset["target_eigenvalues" + own].mean("seed").values
         low, high = np.nanmin(levels[levels > 0], initial=np.inf), np.nanmax(levels, initial=0)
         if phase == "ordered":  # the one phase that flows towards the teacher: show where to

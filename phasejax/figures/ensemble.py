@@ -1,5 +1,6 @@
 """From the students of a run to what is drawn: which record, which students, and which statistic over the seeds."""
 
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -33,7 +34,8 @@ def until(dataset: xr.Dataset, step: int | None) -> xr.Dataset:
 
 def sound(dataset: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
     """`values` (step, ..., seed) of the students that are finite and have not diverged by then; NaN for the others."""
-    found = values.where(np.isfinite(values))
+    # Statistics of large float32 numbers overflow before the numbers do.
+    found = values.where(np.isfinite(values)).astype(float)
     return found.where(dataset.diverged_step.sel(step=values.step) < 0) if "diverged_step" in dataset else found
 
 
@@ -49,7 +51,9 @@ def summary(values: xr.DataArray, statistic: Statistic) -> tuple[xr.DataArray, x
         # One seed has no error that could be told.
         error = values.std("seed", ddof=1) / np.sqrt(values.count("seed")) if values.sizes["seed"] > 1 else 0 * centre
         return centre, centre - error, centre + error
-    low, centre, high = (values.quantile(q, "seed").drop_vars("quantile") for q in (0.16, 0.5, 0.84))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        low, centre, high = (values.quantile(q, "seed").drop_vars("quantile") for q in (0.16, 0.5, 0.84))
     return centre, low, high
 
 

@@ -11,7 +11,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from phasejax import boundaries
-from phasejax.figures.boundary import ONE_SIGMA, Look, draw_contours, key
+from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_contours
 from phasejax.figures.ensemble import nearest, sound, summary, until
 from phasejax.figures.maps import TEST_LOSS, draw_map
 from phasejax.figures.style import ONE_COLUMN, TWO_COLUMNS, NotDrawable, house_style, new_figure, training_length
@@ -37,14 +37,14 @@ class Plane(NamedTuple):
     """Test losses of sound students, (step, axis, sigma_w, seed)."""
     limits: tuple[float, float] | None
     """Of the colours, the same at all steps."""
-    lines: list[tuple[xr.DataArray, float, Look]]
-    """Values (step, temperature, sigma_w), the level at which they have a line, and its look."""
+    lines: list[tuple[xr.DataArray, float, Look, str]]
+    """Values (step, temperature, sigma_w), the level at which they have a line, its look and its label."""
 
     def draw(self, ax: Axes, k: int) -> QuadMesh:
         """Draw the k-th step."""
         mesh = draw_map(ax, self.losses.isel(step=k), scale="log", limits=self.limits)
-        for values, level, look in self.lines:
-            draw_contours(ax, values.isel(step=k), {level: look})
+        for values, level, look, label in self.lines:
+            draw_contours(ax, values.isel(step=k), level, look, label)
         return mesh
 
 
@@ -53,11 +53,12 @@ def plane(dataset: xr.Dataset, reading: str) -> Plane:
     losses = sound(dataset, dataset.test_loss).load()
     means = losses.mean("seed").values
     means = means[means > 0]
-    lines: list[tuple[xr.DataArray, float, Look]] = []
+    lines: list[tuple[xr.DataArray, float, Look, str]] = []
     if "temperature" in dataset.coords:
-        lines = [(summary(sound(dataset, memory(dataset)), "mean")[0].load(), 0.5, FORGOTTEN)]
+        lines = [(summary(sound(dataset, memory(dataset)), "mean")[0].load(), 0.5, FORGOTTEN, "memory $C = 1/2$")]
         if "V_S" + suffix(dataset) in dataset:
-            lines.append((boundaries.fraction(dataset, reading).fraction, boundaries.SIGMAS[0], ONE_SIGMA))
+            share = boundaries.fraction(dataset, reading).fraction
+            lines.append((share, boundaries.SIGMAS[0], ONE_SIGMA, f"68 % converged ({reading})"))
     return Plane(losses, (float(means.min()), float(means.max())) if means.size else None, lines)
 
 
@@ -76,7 +77,7 @@ def against_length(dataset: xr.Dataset, *, step: int | None = None, reading: str
     for ax in axes.flat[len(positions) :]:
         ax.set_axis_off()
     figure.colorbar(mesh, ax=axes, label=f"mean {TEST_LOSS}")
-    add_key(figure, reading)
+    add_legend(figure)
     figure.suptitle(training_length(dataset), fontsize=8)
     return figure
 
@@ -88,8 +89,9 @@ def along_training(dataset: xr.Dataset, *, step: int | None = None, reading: str
     decades(dataset)
     drawn = plane(dataset, reading)
     figure, ax = new_figure(ONE_COLUMN, 3.1)
-    figure.colorbar(drawn.draw(ax, 0), ax=ax, label=f"mean {TEST_LOSS}")
-    add_key(figure, reading)
+    last = dataset.sizes["step"] - 1
+    figure.colorbar(drawn.draw(ax, last), ax=ax, label=f"mean {TEST_LOSS}")
+    add_legend(figure)
 
     def draw(frame: int) -> list[Artist]:
         ax.clear()
@@ -98,14 +100,8 @@ def along_training(dataset: xr.Dataset, *, step: int | None = None, reading: str
         return [ax]
 
     # Lay everything out once, with both lines of the title, so that nothing jumps between frames.
-    draw(0)
+    draw(last)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
     return FuncAnimation(figure, draw, frames=dataset.sizes["step"], interval=300)
-
-
-def add_key(figure: Figure, reading: str) -> None:
-    """The legend of the two lines, under the figure."""
-    looks = {f"68 % converged ({reading})": ONE_SIGMA, "memory $C = 1/2$": FORGOTTEN}
-    figure.legend(handles=key(looks), loc="outside lower center", ncols=2)

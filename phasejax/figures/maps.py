@@ -5,9 +5,11 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from phasejax.figures.ensemble import Statistic, final, left_out, summary, until
 from phasejax.figures.style import (
@@ -17,6 +19,7 @@ from phasejax.figures.style import (
     NotDrawable,
     house_style,
     new_figure,
+    power_of_two,
     temperature_axis,
     training_length,
 )
@@ -58,9 +61,20 @@ def draw_map(
     if missing.any():
         ax.pcolor(x, y, np.ma.masked_where(~missing, missing), hatch="//////", alpha=0)
     ax.set(xscale="log", yscale="log", xlabel=INVERSE_SIGMA, ylabel=axis_label, title=left_out(values))
+    label_cells(ax.xaxis, values.inverse_sigma_w.values)
+    label_cells(ax.yaxis, values[axis].values)
     if label and ax.figure:
         ax.figure.colorbar(mesh, ax=ax, label=label)
     return mesh
+
+
+def label_cells(axis: Axis, values: np.ndarray) -> None:
+    """On a logarithmic axis too short for decades, mark the values of the grid instead."""
+    if values.max() < 10 * values.min():
+        shown = values[:: -(-values.size // 4)]
+        axis.set_major_locator(FixedLocator(shown.tolist()))
+        axis.set_major_formatter(FixedFormatter([f"${power_of_two(float(value))}$" for value in shown]))
+        axis.set_minor_locator(NullLocator())
 
 
 def colours(drawn: np.ndarray, scale: Scale, limits: tuple[float, float] | None = None) -> dict[str, Any]:

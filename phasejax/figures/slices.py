@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from phasejax.figures.ensemble import Statistic, final, left_out, nearest, summary, until
-from phasejax.figures.maps import edges
+from phasejax.figures.maps import edges, label_cells
 from phasejax.figures.style import (
     INVERSE_SIGMA,
     TWO_COLUMNS,
@@ -43,6 +43,7 @@ def draw_with_bars(ax: Axes, along: str, values: xr.DataArray, statistic: Statis
         values[along].values, centre.values, bars, marker="o", markersize=2.5, linewidth=0.8, capsize=1.5, color=colour
     )
     ax.set(xscale="log", yscale="log")
+    label_cells(ax.xaxis, values[along].values)
 
 
 def in_temperature(dataset: xr.Dataset) -> str:
@@ -69,7 +70,8 @@ def temperature_slices(dataset: xr.Dataset, *, step: int | None = None, statisti
             colour = mappable.to_rgba(inverse_sigma)
             ax.plot(dataset[axis], centre.isel(sigma_w=k), marker="o", markersize=2, linewidth=0.8, color=colour)
         ax.set(xscale="log", yscale="log", xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {label}")
-    figure.colorbar(mappable, ax=axes, label=INVERSE_SIGMA)
+        label_cells(ax.xaxis, dataset[axis].values)
+    label_cells(figure.colorbar(mappable, ax=axes, label=INVERSE_SIGMA).ax.yaxis, dataset.inverse_sigma_w.values)
     figure.suptitle(heading(dataset, *quantities.values()), fontsize=8)
     return figure
 

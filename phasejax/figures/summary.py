@@ -6,7 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from phasejax import boundaries
-from phasejax.figures.boundary import ONE_SIGMA, Look, draw_line, key
+from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_line
+from phasejax.figures.density import before_training
 from phasejax.figures.ensemble import Statistic, final, until
 from phasejax.figures.maps import ALIGNMENT, MEMORY, RATE, TEST_LOSS, Scale, draw_map, growth_rate
 from phasejax.figures.style import TWO_COLUMNS, house_style, new_figure, training_length
@@ -20,12 +21,15 @@ MEASURED_LINE: Look = ("1.0", ":")
 def draw_jamming_lines(ax: Axes, dataset: xr.Dataset, boundary: list[tuple[np.ndarray, np.ndarray]]) -> None:
     """The paper's 1/sigma_W = sqrt 2 and the measured line, up to the boundary where it is met and across the map if not."""
     view = ax.get_xlim(), ax.get_ylim()
-    measured = boundaries.measured_jamming_line(dataset)
-    for place, look in ((boundaries.PAPER_JAMMING_LINE, PAPER_LINE), (measured, MEASURED_LINE)):
+    measured = boundaries.measured_jamming_line(before_training(dataset))
+    lines = (
+        (boundaries.PAPER_JAMMING_LINE, PAPER_LINE, r"$1/\sigma_W = \sqrt{2}$ (paper)"),
+        (measured, MEASURED_LINE, rf"side peaks of $P(\phi)$, $1/\sigma_W = {measured:.2f}$ (measured)"),
+    )
+    for place, look, label in lines:
         if view[0][0] < place < view[0][1]:
             top = max((y for line in boundary if np.isfinite(y := meeting(place, *line))), default=view[1][1])
-            draw_line(ax, np.full(2, place), np.array([view[1][0], top]), *look)
-    ax.set(xlim=view[0], ylim=view[1])
+            draw_line(ax, np.full(2, place), np.array([view[1][0], top]), look, label)
 
 
 def meeting(place: float, x: np.ndarray, y: np.ndarray) -> float:
@@ -37,7 +41,7 @@ def meeting(place: float, x: np.ndarray, y: np.ndarray) -> float:
     return float(np.exp(heights.max())) if heights.size else np.nan
 
 
-@house_style("test_loss", "G_t0", "alignment", "eigenvalues", "restoring", "V_S", "temperature")
+@house_style("test_loss", "G_t0", "alignment", "eigenvalues", "feature_density", "restoring", "V_S", "temperature")
 def phase_diagram(
     dataset: xr.Dataset, *, step: int | None = None, reading: str = "drift", statistic: Statistic = "mean"
 ) -> Figure:
@@ -59,16 +63,10 @@ def phase_diagram(
     figure, axes = new_figure(TWO_COLUMNS, 5.2, 2, 2)
     for ax, (label, (values, scale)) in zip(axes.flat, panels.items(), strict=True):
         draw_map(ax, final(dataset, values), label=f"{statistic} {label}", scale=scale, statistic=statistic)
-        view = ax.get_xlim(), ax.get_ylim()
         for line in boundary:
-            draw_line(ax, *line, *ONE_SIGMA)
-        ax.set(xlim=view[0], ylim=view[1])
+            draw_line(ax, *line, ONE_SIGMA, f"68 % converged ({reading})")
         draw_jamming_lines(ax, dataset, boundary)
         ax.label_outer()
-    measured = boundaries.measured_jamming_line(dataset)
-    looks = {f"68 % converged ({reading})": ONE_SIGMA, r"$1/\sigma_W = \sqrt{2}$ (paper)": PAPER_LINE}
-    if np.isfinite(measured):
-        looks[rf"side peaks of $P(\phi)$, $1/\sigma_W = {measured:.2f}$ (measured)"] = MEASURED_LINE
-    figure.legend(handles=key(looks), loc="outside lower center", ncols=3)
+    add_legend(figure)
     figure.suptitle(training_length(dataset), fontsize=8)
     return figure
