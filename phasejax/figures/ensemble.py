@@ -63,7 +63,7 @@ def left_out(*values: xr.DataArray) -> str:
     for array in values:
         missing = missing | array.isnull()
     count = int(missing.sum())
-    return f"{count:,} of {missing.size:,} diverged" if count else ""
+    return f"{count:,} of {missing.size:,} not finite" if count else ""
 
 
 def nearest(values: xr.DataArray | np.ndarray, wanted: float) -> int:

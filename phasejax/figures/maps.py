@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
+from matplotlib.colors import ListedColormap, LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
@@ -42,11 +42,11 @@ def draw_map(
     limits: tuple[float, float] | None = None,
     statistic: Statistic | Literal["variance"] = "mean",
 ) -> QuadMesh:
-    """Draw a statistic over the seeds as a map; cells with students that diverged are hatched, and the title counts them.
+    """Draw a statistic over the seeds as a map; cells with students that are left out are hatched, and the title counts them.
 
     Args:
         ax: where.
-        values: (axis, sigma_w, seed), NaN for students that are left out.
+        values: (axis, sigma_w, seed), NaN for students that diverged, or for which it is not defined.
         label: of the colour bar; none is drawn without.
         scale: of the colours; `signed` has zero in the middle.
         limits: of the colours; by default those of what is drawn.
@@ -59,7 +59,9 @@ def draw_map(
     mesh = ax.pcolormesh(x, y, drawn, rasterized=True, **colours(drawn, scale, limits))
     missing = values.isnull().any("seed").transpose(axis, "sigma_w").values
     if missing.any():
-        ax.pcolor(x, y, np.ma.masked_where(~missing, missing), hatch="//////", alpha=0)
+        # A hatch has the colour of its cell's edge, and would be as transparent as the cell with alpha = 0.
+        clear = ListedColormap([(0, 0, 0, 0)])
+        ax.pcolor(x, y, np.ma.masked_where(~missing, missing), hatch="//////", cmap=clear, edgecolor="C1", linewidth=0)
     ax.set(xscale="log", yscale="log", xlabel=INVERSE_SIGMA, ylabel=axis_label, title=left_out(values))
     label_cells(ax.xaxis, values.inverse_sigma_w.values)
     label_cells(ax.yaxis, values[axis].values)
