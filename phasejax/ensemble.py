@@ -8,16 +8,16 @@ seed is the same, to the bit, whatever runs beside it.
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from phasejax.experiment import Experiment, Grid, Schedule
-from phasejax.observables import Observable, view
+from phasejax.experiment import Experiment, Network, Sgd
+from phasejax.observables import Observable, When, view
 from phasejax.sgd import optimiser
 from phasejax.task import Batches, Task, make_batches, make_task, start
 
@@ -46,14 +46,14 @@ class State(NamedTuple):
 Advance = Callable[[State, Task, Batches, Array, Array, Array, Array], State]
 
 
-def initial_state(experiment: Experiment, task: Task, sigma_w: Array) -> State:
+def initial_state(network: Network, sgd: Sgd, temperatures: int, task: Task, sigma_w: Array) -> State:
     """One seed's students at step 0 with the given (sigma_w,) scales, leading axes (temperature, sigma_w)."""
-    column = jax.vmap(lambda sigma: start(experiment.network, task, sigma))(sigma_w)
-    shape = (len(experiment.learning_rates), sigma_w.shape[0])
-    weights = tuple(jnp.broadcast_to(w[None], (shape[0], *w.shape)) for w in column)
+    column = jax.vmap(lambda sigma: start(network, task, sigma))(sigma_w)
+    shape = (temperatures, sigma_w.shape[0])
+    weights = tuple(jnp.broadcast_to(w[None], (temperatures, *w.shape)) for w in column)
     # A learning rate does not enter an optimiser's initial state.
-    moments = jax.vmap(jax.vmap(optimiser(experiment.sgd, 0.0).init))(weights)
-    sums = () if experiment.sgd.plain else tuple(jnp.zeros_like(w) for w in weights)
+    moments = jax.vmap(jax.vmap(optimiser(sgd, 0.0).init))(weights)
+    sums = () if sgd.plain else tuple(jnp.zeros_like(w) for w in weights)
     return State(weights, moments, weights, sums, jnp.zeros(shape, sigma_w.dtype), jnp.full(shape, -1, jnp.int32))
 
 
@@ -104,84 +104,106 @@ class Ensemble:
 def build(experiment: Experiment, advance: Advance, observables: Sequence[Observable], devices: Sequence[Any]) -> Ensemble:
     """The compiled functions for an experiment.
 
-    Experiments that differ only in the values (not the number) of temperatures, sigma_W and seed labels, or in the
-    schedule, share them.
+    Each is made once for all experiments that agree in what it depends on; the values of temperatures, sigma_W and seed
+    labels, and the schedule, are in none of them.
     """
-    kind = replace(
-        experiment,
-        schedule=Schedule(),
-        grid=Grid(
-            temperatures=() if experiment.grid.learning_rates else _counting(experiment.grid.temperatures),
-            learning_rates=_counting(experiment.grid.learning_rates),
-            sigma_w=_counting(experiment.grid.sigma_w),
-            seeds=1,
-        ),
+    network, sgd, on = experiment.network, experiment.sgd, tuple(devices)
+    made = replace(
+        Experiment(), network=network, task=experiment.task, precision=experiment.precision, sgd=Sgd(batch_size=1)
     )
-    return _build(kind, advance, tuple(observables), tuple(devices))
-
-
-def _counting(axis: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(k) for k in range(1, len(axis) + 1))
-
-
-@functools.lru_cache(maxsize=16)
-def _build(
-    experiment: Experiment, advance: Advance, observables: tuple[Observable, ...], devices: tuple[Any, ...]
-) -> Ensemble:
-    mesh = jax.make_mesh((len(devices),), ("seed",), axis_types=(AxisType.Auto,), devices=devices)
-    seed, everywhere = PartitionSpec("seed"), PartitionSpec()
-    on_cpu = devices[0].platform == "cpu"
-
-    def sharded(name: str, function: Callable, specs: tuple, donate: tuple[int, ...] = ()) -> Callable:
-        def traced(*args: Any) -> Any:
-            traces[name] = traces.get(name, 0) + 1
-            return function(*args)
-
-        mapped = jax.shard_map(traced, mesh=mesh, in_specs=specs, out_specs=seed, check_vma=False)
-        return jax.jit(mapped, donate_argnums=donate)
-
-    def mark(state: State) -> State:
-        cleared = jax.tree.map(jnp.zeros_like, (state.gradient_sum, state.loss_sum))
-        return state._replace(mark=jax.tree.map(jnp.copy, state.weights), gradient_sum=cleared[0], loss_sum=cleared[1])
-
-    def observe(chosen: list[Observable]) -> Callable:
-        def of_student(state: State, task: Task, rate: Array, sigma: Array, step: Array, window: Array) -> dict[str, Array]:
-            student = view(experiment.network, state, task, rate, sigma, step, window)
-            return {o.name: o.function(student, task) for o in chosen}
-
-        cells = jax.vmap(of_student, in_axes=(0, None, None, 0, None, None))
-        cells = jax.vmap(cells, in_axes=(0, None, 0, None, None, None))
-
-        def of_shard(state: State, tasks: Task, rates: Array, sigmas: Array, step: Array, window: Array) -> dict[str, Array]:
-            return each_seed(on_cpu, lambda s, t: cells(s, t, rates, sigmas, step, window), state, tasks)
-
-        return of_shard
-
-    def observe_tasks(tasks: Task) -> dict[str, Array]:
-        return each_seed(on_cpu, lambda task: {o.name: o.function(task) for o in observables if o.when == "once"}, tasks)
-
-    state_specs = (seed, seed, everywhere, everywhere, everywhere, everywhere)
-    occasions = {when: [o for o in observables if o.when == when] for when in ("records", "decades", "ends")}
+    batched = replace(made, network=Network(), precision="float32", sgd=Sgd(batch_size=sgd.batch_size, order=sgd.order))
+    by_occasion = {when: tuple(o for o in observables if o.when == when) for when in get_args(When)}
     return Ensemble(
-        devices=len(devices),
-        place=lambda array: jax.device_put(array, NamedSharding(mesh, seed)),
-        tasks=sharded(
-            "tasks", lambda labels: each_seed(on_cpu, lambda label: make_task(experiment, label), labels), (seed,)
-        ),
-        init=sharded(
-            "init",
-            lambda tasks, sigma_w: each_seed(on_cpu, lambda task: initial_state(experiment, task, sigma_w), tasks),
-            (seed, everywhere),
-        ),
-        batches=sharded(
-            "batches",
-            lambda tasks, epoch: each_seed(on_cpu, lambda task: make_batches(experiment, task, epoch), tasks),
-            (seed, everywhere),
-        ),
-        advance=sharded("advance", advance, (seed, seed, seed, *(everywhere,) * 4), donate=(0,)),
-        mark=sharded("mark", mark, (seed,), donate=(0,)),
-        observe={
-            when: sharded(f"observe {when}", observe(chosen), state_specs) for when, chosen in occasions.items() if chosen
-        }
-        | {"once": sharded("observe once", observe_tasks, (seed,))},
+        devices=len(on),
+        place=lambda array: jax.device_put(array, NamedSharding(_mesh(on), _SEED)),
+        tasks=_tasks(made, on),
+        init=_init(network, replace(sgd, batch_size=1, order="iid"), len(experiment.learning_rates), on),
+        batches=_batches(batched, on),
+        advance=_advance(advance, on),
+        mark=_mark(on),
+        observe={when: _observe(when, network, chosen, on) for when, chosen in by_occasion.items() if chosen},
     )
+
+
+_SEED, _EVERYWHERE = PartitionSpec("seed"), PartitionSpec()
+
+
+@functools.cache
+def _mesh(devices: tuple[Any, ...]) -> Mesh:
+    return jax.make_mesh((len(devices),), ("seed",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def _sharded(
+    name: str, function: Callable, devices: tuple[Any, ...], specs: Sequence[PartitionSpec], donate: tuple[int, ...] = ()
+) -> Callable:
+    """A function of one shard, compiled for all of them; the outputs are sharded over seeds."""
+
+    def traced(*args: Any) -> Any:
+        traces[name] = traces.get(name, 0) + 1
+        return function(*args)
+
+    mapped = jax.shard_map(traced, mesh=_mesh(devices), in_specs=tuple(specs), out_specs=_SEED, check_vma=False)
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def _each(devices: tuple[Any, ...], one_seed: Callable, *stacked: Any) -> Any:
+    return each_seed(devices[0].platform == "cpu", one_seed, *stacked)
+
+
+@functools.cache
+def _tasks(experiment: Experiment, devices: tuple[Any, ...]) -> Callable:
+    def tasks(labels: Array) -> Task:
+        return _each(devices, lambda label: make_task(experiment, label), labels)
+
+    return _sharded("tasks", tasks, devices, [_SEED])
+
+
+@functools.cache
+def _init(network: Network, sgd: Sgd, temperatures: int, devices: tuple[Any, ...]) -> Callable:
+    def init(tasks: Task, sigma_w: Array) -> State:
+        return _each(devices, lambda task: initial_state(network, sgd, temperatures, task, sigma_w), tasks)
+
+    return _sharded("init", init, devices, [_SEED, _EVERYWHERE])
+
+
+@functools.cache
+def _batches(experiment: Experiment, devices: tuple[Any, ...]) -> Callable:
+    def batches(tasks: Task, first_epoch: Array) -> Batches:
+        return _each(devices, lambda task: make_batches(experiment, task, first_epoch), tasks)
+
+    return _sharded("batches", batches, devices, [_SEED, _EVERYWHERE])
+
+
+@functools.cache
+def _advance(advance: Advance, devices: tuple[Any, ...]) -> Callable:
+    return _sharded("advance", advance, devices, [_SEED] * 3 + [_EVERYWHERE] * 4, donate=(0,))
+
+
+@functools.cache
+def _mark(devices: tuple[Any, ...]) -> Callable:
+    def mark(state: State) -> State:
+        gradient_sum, loss_sum = jax.tree.map(jnp.zeros_like, (state.gradient_sum, state.loss_sum))
+        return state._replace(mark=jax.tree.map(jnp.copy, state.weights), gradient_sum=gradient_sum, loss_sum=loss_sum)
+
+    return _sharded("mark", mark, devices, [_SEED], donate=(0,))
+
+
+@functools.lru_cache(maxsize=64)  # a user's observables come and go
+def _observe(when: When, network: Network, observables: tuple[Observable, ...], devices: tuple[Any, ...]) -> Callable:
+    def of_task(task: Task) -> dict[str, Array]:
+        return {o.name: o.function(task) for o in observables}
+
+    if when == "once":
+        return _sharded("observe once", lambda tasks: _each(devices, of_task, tasks), devices, [_SEED])
+
+    def of_student(state: State, task: Task, rate: Array, sigma: Array, step: Array, window: Array) -> dict[str, Array]:
+        student = view(network, state, task, rate, sigma, step, window)
+        return {o.name: o.function(student, task) for o in observables}
+
+    cells = jax.vmap(of_student, in_axes=(0, None, None, 0, None, None))
+    cells = jax.vmap(cells, in_axes=(0, None, 0, None, None, None))
+
+    def of_shard(state: State, tasks: Task, rates: Array, sigmas: Array, step: Array, window: Array) -> dict[str, Array]:
+        return _each(devices, lambda s, t: cells(s, t, rates, sigmas, step, window), state, tasks)
+
+    return _sharded(f"observe {when}", of_shard, devices, [_SEED] * 2 + [_EVERYWHERE] * 4)

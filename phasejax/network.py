@@ -1,7 +1,7 @@
 """One network without biases: pre-activations, features, output and loss (Eqs 2.2-2.6)."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,13 @@ def draw(key: Array, widths: Sequence[int], dtype: jnp.dtype) -> tuple[Array, ..
     Returns:
         One (n_l, n_(l-1)) matrix a layer l = 1 ... L.
     """
-    layers = []
-    for layer, (n_in, n_out) in enumerate(pairwise(widths), start=1):
-        xi = jax.random.normal(jax.random.fold_in(key, layer), (n_out, n_in), jnp.float32)
-        layers.append(xi.astype(dtype) / jnp.sqrt(jnp.asarray(n_in, dtype)))
-    return tuple(layers)
+    sizes = [n_in * n_out for n_in, n_out in pairwise(widths)]
+    xi = jax.random.normal(key, (sum(sizes),), jnp.float32).astype(dtype)
+    ends = list(accumulate(sizes))
+    return tuple(
+        xi[end - size : end].reshape(n_out, n_in) / jnp.sqrt(jnp.asarray(n_in, dtype))
+        for size, end, (n_in, n_out) in zip(sizes, ends, pairwise(widths), strict=True)
+    )
 
 
 def features(weights: Sequence[Array], x: Array, phi: Callable[[Array], Array]) -> Array:

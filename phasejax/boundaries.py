@@ -1,0 +1,152 @@
+"""Where phases meet: the convergence criterion, its contours in the phase plane, and their errors (Sec 4.2).
+
+Students of one seed share teacher, data and initial draw, so cells are correlated and every error is over seeds.
+"""
+
+import contourpy
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from phasejax.spectrum import level_spacing, suffix
+
+PAPER_JAMMING_LINE = np.sqrt(2.0)
+"""1/sigma_W at which the paper puts the change from double to single well (sigma_W^2 = 1/2 in Eq 2.22)."""
+
+SIGMAS = (0.68, 0.95, 0.997)
+"""Fractions of converged students whose contours the paper draws: one, two and three sigma."""
+
+
+def converged(dataset: xr.Dataset, reading: str = "drift", spacing: str = "initial") -> xr.DataArray:
+    """Which students satisfy the convergence criterion, (step, temperature, sigma_w, seed) of bool.
+
+    Args:
+        dataset: a run.
+        reading: one of drift, x_basis, text, released; see `phasejax.level_dynamics`.
+        spacing: `initial` for Eq 4.15, where the Marchenko-Pastur bound 4 sqrt(r) sigma_W^2 / (n_2 - 1) stands for S(0);
+            `current` for the same-time criterion with the student's own S(t).
+
+    Returns:
+        restoring >= T V_S / S, in this multiplied form because V_S may be negative. Students that are not finite have not
+        converged.
+    """
+    own = suffix(dataset)
+    terms = {name: dataset[name + own].sel(reading=reading, drop=True) for name in ("restoring", "V_S")}
+    if spacing == "current":
+        denominator = level_spacing(dataset)
+    else:
+        levels, inputs = dataset.sizes[f"node{own}"], dataset.sizes[f"input{own}"]
+        denominator = 4 * np.sqrt(levels / inputs) * dataset.sigma_w**2 / (levels - 1)
+    found = terms["restoring"] * denominator >= dataset.temperature * terms["V_S"]
+    return found.transpose(*terms["V_S"].dims).rename("converged")
+
+
+def fraction(dataset: xr.Dataset, reading: str = "drift", spacing: str = "initial", confidence: float = 0.68) -> xr.Dataset:
+    """Fraction of converged students in each cell with its Clopper-Pearson interval, and the share with V_S < 0.
+
+    Returns:
+        `fraction`, `low`, `high`, `negative_V_S`, each (step, temperature, sigma_w).
+    """
+    yes = converged(dataset, reading, spacing)
+    n, k = yes.sizes["seed"], yes.sum("seed")
+    tail = (1 - confidence) / 2
+    low = xr.where(k > 0, stats.beta.ppf(tail, k, n - k + 1), 0.0)
+    high = xr.where(k < n, stats.beta.ppf(1 - tail, k + 1, n - k), 1.0)
+    negative = (dataset["V_S" + suffix(dataset)].sel(reading=reading, drop=True) < 0).mean("seed")
+    return xr.Dataset({"fraction": k / n, "low": (k.dims, low.data), "high": (k.dims, high.data), "negative_V_S": negative})
+
+
+def contours(values: xr.DataArray, level: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Lines of one level in the plane, by linear interpolation in the logarithms of both axes.
+
+    Args:
+        values: (temperature, sigma_w), at least 2 x 2.
+        level: the level.
+
+    Returns:
+        A list of (1/sigma_W, T) pairs of arrays, one pair a line; empty where the level is nowhere crossed.
+    """
+    values = values.transpose("temperature", "sigma_w")
+    if min(values.shape) < 2:
+        return []
+    x, y = np.log(values.inverse_sigma_w.values), np.log(values.temperature.values)
+    across, up = np.argsort(x), np.argsort(y)
+    lines = contourpy.contour_generator(x[across], y[up], values.values[np.ix_(up, across)]).lines(level)
+    return [(np.exp(line[:, 0]), np.exp(line[:, 1])) for line in lines]  # pyright: ignore
+
+
+def crossings(values: xr.DataArray, level: float) -> list[float]:
+    """All temperatures at which a function of temperature alone crosses a level, ascending, by interpolation in log T."""
+    values = values.sortby("temperature")
+    return _crossings(np.log(values.temperature.values), values.values, level)
+
+
+def _crossings(log_t: np.ndarray, values: np.ndarray, level: float) -> list[float]:
+    above = values >= level
+    (at,) = np.nonzero(above[1:] != above[:-1])
+    share = (level - values[at]) / (values[at + 1] - values[at])
+    return np.exp(log_t[at] + share * (log_t[at + 1] - log_t[at])).tolist()
+
+
+def transition(
+    dataset: xr.Dataset,
+    level: float = SIGMAS[0],
+    reading: str = "drift",
+    step: int | None = None,
+    resamples: int = 1000,
+    confidence: float = 0.68,
+) -> xr.Dataset:
+    """Temperature T_c(sigma_W) above which fewer than this fraction of students converge, with its bootstrap interval.
+
+    Args:
+        dataset: a run.
+        level: the fraction.
+        reading: the criterion's reading.
+        step: the record; the last if None.
+        resamples: bootstrap samples, drawn over seeds with a fixed random seed.
+        confidence: of the interval.
+
+    Returns:
+        Over sigma_w: `T_c`, the highest temperature of crossing, NaN without one; `crossings`, how many there are;
+        `T_c_low` and `T_c_high`, the bootstrap interval; `T_below` and `T_above`, the grid's temperatures around T_c, which
+        bracket it where a bootstrap of 100 out of 100 has no width.
+    """
+    yes = converged(dataset, reading)
+    yes = (yes.isel(step=-1) if step is None else yes.sel(step=step)).sortby("temperature")
+    votes = yes.transpose("sigma_w", "temperature", "seed").values.astype(float)
+    temperatures = yes.temperature.values
+    log_t, seeds = np.log(temperatures), votes.shape[-1]
+    draws = np.random.default_rng(0).integers(0, seeds, (resamples, seeds))
+    rows = []
+    for row in votes:
+        found = _crossings(log_t, row.mean(-1), level)
+        means = row[:, draws].mean(-1).T
+        resampled = [crossed[-1] for mean in means if (crossed := _crossings(log_t, mean, level))]
+        tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+        low, high = np.quantile(resampled, tails) if len(resampled) > resamples / 2 else (np.nan, np.nan)
+        centre = found[-1] if found else np.nan
+        below, above = temperatures[temperatures <= centre], temperatures[temperatures > centre]
+        bracket = (below[-1], above[0]) if len(below) and len(above) else (np.nan, np.nan)
+        rows.append((centre, len(found), low, high, *bracket))
+    names = ("T_c", "crossings", "T_c_low", "T_c_high", "T_below", "T_above")
+    columns = zip(names, zip(*rows, strict=True), strict=True)
+    return xr.Dataset({name: ("sigma_w", np.array(column)) for name, column in columns}, coords=yes.sigma_w.coords)
+
+
+def measured_jamming_line(dataset: xr.Dataset) -> float:
+    """1/sigma_W below which the initial features have side peaks: their density at 0 is no longer its maximum.
+
+    The contrast log(density at 0 / maximum elsewhere), with neighbouring bins of the symmetrised density averaged, is
+    interpolated in log 1/sigma_W. NaN where it does not change sign on the grid.
+    """
+    density = dataset.feature_density.isel(step_ends=0).mean([d for d in ("temperature", "seed") if d in dataset.dims])
+    density = density.sortby("inverse_sigma_w").values
+    density = density + density[:, ::-1]
+    smooth = (density[:, :-2] + density[:, 1:-1] + density[:, 2:]) / 3
+    centre, quarter = smooth.shape[1] // 2, smooth.shape[1] // 4
+    side = np.concatenate([smooth[:, :quarter], smooth[:, -quarter:]], axis=1).max(1)
+    contrast = np.log(smooth[:, centre] / np.where(side > 0, side, np.nan))
+    known = np.isfinite(contrast)
+    log_x = np.log(np.sort(dataset.inverse_sigma_w.values))[known]
+    found = _crossings(log_x, contrast[known], 0.0)
+    return found[-1] if found else float("nan")

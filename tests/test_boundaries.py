@@ -1,0 +1,109 @@
+"""Boundaries recovered from data made with a known one, and intervals that cover as often as they say."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+import phasejax
+from phasejax import Grid, boundaries
+from phasejax.experiment import Experiment
+
+TEMPERATURES = 2.0 ** np.arange(-5, 7)
+SIGMAS = 2.0 ** -np.arange(-8, 4)
+
+
+def run_with_line(t_c, seeds=100, width=0.3, rng=None):
+    """A Dataset whose students converge below a temperature that scatters (in log T) around t_c(1/sigma_W)."""
+    rng = rng or np.random.default_rng(0)
+    inverse = 1 / SIGMAS
+    own = np.log(t_c(inverse))[:, None] + width * rng.standard_normal((len(SIGMAS), seeds))
+    # Eq 4.15 with V_S = 1: converged iff restoring * 4 sqrt(r) sigma^2 / (n2 - 1) >= T.
+    bound = 4 * np.sqrt(0.5) * SIGMAS**2 / 15
+    restoring = np.exp(own) / bound[:, None]
+    shape = (1, len(TEMPERATURES), len(SIGMAS), seeds, 1)
+    restoring = np.broadcast_to(restoring[None, None, :, :, None], shape).copy()
+    dims = ("step", "temperature", "sigma_w", "seed", "reading")
+    return xr.Dataset(
+        {"restoring": (dims, restoring), "V_S": (dims, np.ones(shape)), "eigenvalues": ("level", np.ones(16)),
+         "weights": (("node", "input"), np.ones((16, 32)))},
+        coords={"temperature": TEMPERATURES, "sigma_w": SIGMAS, "inverse_sigma_w": ("sigma_w", inverse), "step": [100],
+                "reading": ["drift"]},
+    )  # fmt: skip
+
+
+def test_a_known_line_is_recovered():
+    data = run_with_line(lambda x: 2.0 / np.sqrt(1 + x))
+    found = boundaries.transition(data)
+    # 68 % converge where T is 0.47 standard deviations below the median.
+    expected = 2.0 / np.sqrt(1 + found.inverse_sigma_w) * np.exp(0.3 * stats.norm.ppf(0.32))
+    assert (np.abs(np.log2(found.T_c / expected)) < 0.5).all(), "within half a cell"
+    assert (found.crossings == 1).all()
+    assert ((found.T_c_low <= found.T_c) & (found.T_c <= found.T_c_high)).all()
+    assert ((found.T_below <= found.T_c) & (found.T_c < found.T_above)).all()
+    line = boundaries.contours(boundaries.fraction(data).fraction.isel(step=-1), 0.68)
+    assert len(line) == 1
+    x, t = line[0]
+    along = 2.0 / np.sqrt(1 + x) * np.exp(0.3 * stats.norm.ppf(0.32))
+    assert np.abs(np.log2(t / along)).max() < 0.5
+
+
+def test_no_crossing_is_nan_and_several_are_counted():
+    always = boundaries.transition(run_with_line(lambda x: 1e6 * x**0))
+    assert np.isnan(always.T_c).all()
+    assert (always.crossings == 0).all()
+    values = xr.DataArray([1.0, 0.0, 1.0, 0.0], dims="temperature", coords={"temperature": [1.0, 4.0, 16.0, 64.0]})
+    np.testing.assert_allclose(boundaries.crossings(values, 0.5), [2.0, 8.0, 32.0])
+    assert boundaries.crossings(values, 2.0) == []
+
+
+def test_bootstrap_covers_as_often_as_it_says():
+    truth = np.exp(0.3 * stats.norm.ppf(0.32))  # of the fraction as a function of T at seeds -> infinity ...
+    log_t = np.log(TEMPERATURES)
+    fraction = stats.norm.sf((log_t - 0) / 0.3)
+    truth = boundaries._crossings(log_t, fraction, 0.68)[-1]  # ... and of its interpolation on the grid
+    hits, trials = 0, 0
+    for k in range(30):
+        data = run_with_line(lambda x: x**0, rng=np.random.default_rng(k + 1)).isel(sigma_w=slice(0, 6))
+        # Every cell must draw its own students here: the line of a column interpolates between independent cells.
+        rng = np.random.default_rng(1000 + k)
+        own = (
+            np.exp(0.3 * rng.standard_normal(data.restoring.shape))
+            / (4 * np.sqrt(0.5) * data.sigma_w.values**2 / 15)[:, None, None]
+        )
+        found = boundaries.transition(data.assign(restoring=(data.restoring.dims, own)), resamples=300)
+        hits += int(((found.T_c_low <= truth) & (truth <= found.T_c_high)).sum())
+        trials += found.sizes["sigma_w"]
+    # Binomial: 180 trials at 68 % scatter by 3.5 %; the bootstrap itself is a little narrow at 100 seeds.
+    assert 0.58 < hits / trials < 0.78
+
+
+def test_clopper_pearson_interval():
+    data = run_with_line(lambda x: x**0, seeds=10)
+    found = boundaries.fraction(data, confidence=0.95)
+    for k in range(11):
+        at = found.where(np.isclose(found.fraction, k / 10))
+        if at.fraction.notnull().any():
+            interval = stats.binomtest(k, 10).proportion_ci(0.95, method="exact")
+            assert float(at.low.max()) == pytest.approx(interval.low, abs=1e-9)
+            assert float(at.high.max()) == pytest.approx(interval.high, abs=1e-9)
+
+
+def test_students_without_finite_dynamics_have_not_converged():
+    data = run_with_line(lambda x: 1e6 * x**0)
+    assert boundaries.converged(data).all()
+    data.restoring[..., 0, 0] = np.nan
+    assert not boundaries.converged(data).isel(seed=0).any()
+
+
+def test_jamming_line_is_where_side_peaks_appear():
+    """The measured line of this teacher ensemble lies near 1/sigma_W = 0.69, not at sqrt 2."""
+    grid = Grid(temperatures=(1.0,), sigma_w=tuple(2.0 ** (k / 2) for k in range(-4, 6)), seeds=200)
+    experiment = dataclasses.replace(
+        Experiment(), grid=grid, schedule=phasejax.Schedule(0), task=phasejax.TeacherStudent(samples=4)
+    )
+    line = boundaries.measured_jamming_line(phasejax.simulate(experiment))
+    assert 0.55 < line < 0.85
+    assert pytest.approx(1.41421356) == boundaries.PAPER_JAMMING_LINE

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from phasejax import spectrum
+
+
+@pytest.mark.parametrize(("sigma", "ratio"), [(1.0, 0.5), (0.125, 0.5), (256.0, 0.1), (2.0, 0.99)])
+def test_marchenko_pastur_integrates_to_one_and_has_mean_sigma_squared(sigma, ratio):
+    low, high = spectrum.marchenko_pastur_edges(sigma, ratio)
+    x = low + (high - low) * (1 - np.cos(np.linspace(0, np.pi, 20_001))) / 2  # dense at the edges
+    density = spectrum.marchenko_pastur(x, sigma, ratio)
+    assert np.trapezoid(density, x) == pytest.approx(1, rel=1e-4)
+    assert np.trapezoid(x * density, x) == pytest.approx(sigma**2, rel=1e-4)
+    assert spectrum.marchenko_pastur(np.array([-1.0, 0.0, low * 0.99, high * 1.01]), sigma, ratio) == pytest.approx(0)
+
+
+def test_edges_of_the_paper():
+    assert spectrum.marchenko_pastur_edges(1 / 8, 0.5)[1] == pytest.approx(0.046, rel=0.02)
+    assert spectrum.marchenko_pastur_edges(2.0**8, 0.5)[1] == pytest.approx(1.9e5, rel=0.02)
+
+
+def test_functions_of_a_run(finished):
+    _, path = finished
+    with xr.open_dataset(path) as data:
+        x = data.eigenvalues
+        spacing = spectrum.level_spacing(data)
+        assert spacing.dims == ("step", "temperature", "sigma_w", "seed")
+        np.testing.assert_allclose(spacing, (x[..., -1] - x[..., 0]) / 15)
+        rate = spectrum.rate(data)
+        assert np.isnan(rate.sel(step=0)).all()
+        np.testing.assert_allclose(rate.isel(step=-1), np.log(spacing[-1] / spacing[0]) / 3, rtol=1e-6)
+        np.testing.assert_allclose(spectrum.memory(data).sel(step=0), 1, rtol=1e-5)
+        assert float(spectrum.memory(data).max()) < 1 + 1e-5
+        assert spectrum.trace_ratio(data).sel(step=0, sigma_w=1.0).mean() == pytest.approx(1, rel=0.2)
