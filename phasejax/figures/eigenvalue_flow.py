@@ -57,7 +57,7 @@ def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
             high = max(high, targets.max())
         for target in targets[(targets > low) & (targets <= high)]:
             ax.axhline(target, color="black", linestyle="--", linewidth=0.4)
-        ax.set(xscale="log", yscale="log", xlim=(0.15, time[-1] * 1.3), xlabel="SGD steps")
+        ax.set(xscale="log", yscale="log" if high > 0 else "linear", xlim=(0.15, time[-1] * 1.3), xlabel="SGD steps")
         if high > 0:
             ax.set_ylim(low / 1.5, high * 1.5)
         decades = np.arange(0, np.log10(max(time[-1], 1)) + 0.01, dtype=int)

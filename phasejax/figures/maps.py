@@ -42,7 +42,7 @@ def draw_map(
     limits: tuple[float, float] | None = None,
     statistic: Statistic | Literal["variance"] = "mean",
 ) -> QuadMesh:
-    """Draw a statistic over the seeds as a map; cells with students that are left out are hatched, and the title counts them.
+    """Draw a statistic over the seeds as a map; cells that leave students out are hatched, and the title counts these.
 
     Args:
         ax: where.

@@ -42,8 +42,13 @@ def draw_with_bars(ax: Axes, along: str, values: xr.DataArray, statistic: Statis
     ax.errorbar(
         values[along].values, centre.values, bars, marker="o", markersize=2.5, linewidth=0.8, capsize=1.5, color=colour
     )
-    ax.set(xscale="log", yscale="log")
-    label_cells(ax.xaxis, values[along].values)
+    scale_axes(ax, values[along].values, centre.values)
+
+
+def scale_axes(ax: Axes, along: np.ndarray, drawn: np.ndarray) -> None:
+    """Make both axes logarithmic; the upright one only if anything positive is drawn, as matplotlib draws no other."""
+    ax.set(xscale="log", yscale="log" if (drawn > 0).any() else "linear")
+    label_cells(ax.xaxis, along)
 
 
 def in_temperature(dataset: xr.Dataset) -> str:
@@ -69,8 +74,8 @@ def temperature_slices(dataset: xr.Dataset, *, step: int | None = None, statisti
         for k, inverse_sigma in enumerate(dataset.inverse_sigma_w.values):
             colour = mappable.to_rgba(inverse_sigma)
             ax.plot(dataset[axis], centre.isel(sigma_w=k), marker="o", markersize=2, linewidth=0.8, color=colour)
-        ax.set(xscale="log", yscale="log", xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {label}")
-        label_cells(ax.xaxis, dataset[axis].values)
+        scale_axes(ax, dataset[axis].values, centre.values)
+        ax.set(xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {label}")
     label_cells(figure.colorbar(mappable, ax=axes, label=INVERSE_SIGMA).ax.yaxis, dataset.inverse_sigma_w.values)
     figure.suptitle(heading(dataset, *quantities.values()), fontsize=8)
     return figure
