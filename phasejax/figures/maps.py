@@ -61,7 +61,7 @@ def draw_map(
     if missing.any():
         # A hatch has the colour of its cell's edge, and would be as transparent as the cell with alpha = 0.
         clear = ListedColormap([(0, 0, 0, 0)])
-        ax.pcolor(x, y, np.ma.masked_where(~missing, missing), hatch="//////", cmap=clear, edgecolor="C1", linewidth=0)
+        ax.pcolor(x, y, np.ma.masked_where(~missing, missing), hatch="//////", cmap=clear, edgecolor="#D55E00", linewidth=0)
     ax.set(xscale="log", yscale="log", xlabel=INVERSE_SIGMA, ylabel=axis_label, title=left_out(values))
     label_cells(ax.xaxis, values.inverse_sigma_w.values)
     label_cells(ax.yaxis, values[axis].values)
