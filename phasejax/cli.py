@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import tyro
 
-from phasejax.experiment import PRESETS, EngineName, Experiment, ExperimentError, refuse
+from phasejax.experiment import PRESETS, EngineName, Experiment, ExperimentError, Reading, refuse
 
 T = TypeVar("T")
 _USAGE = "usage: python -m phasejax {run,figures} [options]   (each has its own --help)"
@@ -56,8 +56,12 @@ class Figures:
 
     run: tyro.conf.Positional[Path]
     """The file, runs/desk.nc."""
-    only: tuple[int, ...] = ()
-    """Numbers of the figures to draw; all if none are given."""
+    only: tuple[str, ...] = ()
+    """Numbers or names of the figures to draw; all if none are given."""
+    at_step: int | None = None
+    """The record to draw, in SGD steps; the last by default."""
+    reading: Reading = "drift"
+    """Reading of the convergence criterion."""
     out: Path | None = None
     """Folder for the figures; figures/ and the run's name by default."""
 
@@ -95,14 +99,15 @@ def figures(argv: Sequence[str]) -> NoReturn:
     with _one_sentence():
         options = _parse(Figures, argv, "figures")
         from phasejax import claims, report
-        from phasejax.figures import draw_all
+        from phasejax.figures import chosen, draw_all
         from phasejax.store import open_run, paths
 
         folder, _ = paths(options.run)
-        dataset, target = open_run(options.run), options.out or Path("figures") / folder.name
-        verdicts = claims.check(dataset)
-        drawn = draw_all(dataset, target, options.only)
-        for path in (*drawn, *claims.write(verdicts, dataset, target), report.index_page(target, dataset, verdicts)):
+        out, names = options.out or Path("figures") / folder.name, chosen(options.only)
+        dataset = open_run(options.run)
+        verdicts = claims.check(dataset, options.at_step)
+        drawn = draw_all(dataset, out, names, step=options.at_step, reading=options.reading)
+        for path in (*drawn, *claims.write(verdicts, dataset, out), report.index_page(out, dataset, verdicts)):
             print(path)
     sys.exit(0)
 

@@ -20,6 +20,7 @@ Order = Literal["cyclic", "shuffled", "iid"]
 Optimiser = Literal["sgd", "adam"]
 Precision = Literal["float32", "float64"]
 EngineName = Literal["auto", "native", "fused", "autodiff"]
+Reading = Literal["drift", "x_basis", "text", "released"]
 
 PRESETS = ("quick", "desk", "paper")
 MAX_STEPS = 2**31 - 1

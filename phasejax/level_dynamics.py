@@ -20,17 +20,17 @@ can be negative). The text leaves open which basis, which variance, and which si
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from phasejax.activations import activation
-from phasejax.experiment import Network
+from phasejax.experiment import Network, Reading
 from phasejax.linalg import eigenbasis
 
-READINGS = ("drift", "x_basis", "text", "released")
+READINGS: tuple[str, ...] = get_args(Reading)
 
 
 class LevelDynamics(NamedTuple):

@@ -227,8 +227,9 @@ def check(out: str | Path, experiment: Experiment, resume: bool = False, overwri
     """Raise `StoreError` if a run could not write to `out`; touches nothing."""
     folder, file = paths(out)
     started = (folder / "experiment.toml").exists()
-    foreign = folder.exists() and not started and (not folder.is_dir() or {p.name for p in folder.iterdir()} - leftovers)
-    if foreign:
+    # All that a run leaves which was killed before it wrote its experiment.
+    stub = {"lock", "experiment.toml.tmp"}
+    if folder.exists() and not started and (not folder.is_dir() or {p.name for p in folder.iterdir()} - stub):
         raise StoreError(f"{folder} exists and is not a run of phasejax: choose another --out.")
     if not overwrite and not resume and (file.exists() or started):
         there = file if file.exists() else folder

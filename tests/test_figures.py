@@ -1,62 +1,323 @@
 """What is drawn is what the Dataset says."""
 
+import inspect
+
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import small
+from matplotlib.animation import FuncAnimation
 
-import phasejax
-from phasejax import ExperimentError, Grid, Network, Schedule, Sgd, figures
+from phasejax import ExperimentError, boundaries, figures, spectrum
+from phasejax.figures import maps
+from phasejax.figures.density import density
+from phasejax.figures.ensemble import left_out, summary, until
 from phasejax.figures.maps import edges
+from phasejax.figures.slices import ORDERED
+from phasejax.figures.summary import meeting
 
 
-def test_loss_map_shows_the_mean_test_loss_at_the_end(finished):
-    _, path = finished
-    with xr.open_dataset(path) as data:
-        figure = figures.loss_map(data)
-        ax, bar = figure.axes
-        image = ax.collections[0].get_array()
-        np.testing.assert_allclose(image, data.test_loss.isel(step=-1).mean("seed"), rtol=1e-6)
-    assert (ax.get_xscale(), ax.get_yscale(), bar.get_yscale()) == ("log", "log", "log")
-    assert "60 steps (3 epochs), 3 seeds" in ax.get_title()
+@pytest.fixture(scope="module")
+def run(finished):
+    """The finished small run: 3 x 3 cells, 3 seeds, 60 steps."""
+    with xr.open_dataset(finished[1]) as data:
+        yield data.load()
 
 
-def test_eigenvalue_flow_shows_every_student(finished):
-    _, path = finished
-    with xr.open_dataset(path) as data:
-        figure = figures.eigenvalue_flow(data)
-        cells = ((2**-5, 0.125), (1.0, 0.125), (2**-5, 256.0))  # the grid's nearest to the paper's
-        assert len(figure.axes) == 3
-        for ax, (temperature, sigma) in zip(figure.axes, cells, strict=True):
-            assert len(ax.collections) == 16
-            x = data.eigenvalues.sel(temperature=temperature, sigma_w=sigma)
-            drawn = ax.collections[15].get_segments()
-            assert len(drawn) == 3
-            np.testing.assert_allclose([path[:, 1] for path in drawn], x.isel(level=15).transpose("seed", "step"))
-        assert figure.axes[0].get_lines(), "the ordered phase shows where it should go"
+@pytest.fixture
+def crossing(run):
+    """The run with a criterion that all students satisfy at the lowest T, 2 of 3 in the middle and none at the highest."""
+    data = run.copy(deep=True)
+    data["V_S"][:] = 1.0
+    data["restoring"][:] = 0.0
+    data["restoring"][:, 0] = np.inf
+    data["restoring"][:, 1, :, :2] = np.inf
+    return data
 
 
-def test_diverged_students_are_hatched_and_left_out_of_the_mean():
-    data = phasejax.simulate(small(schedule=Schedule(5)))
+MAPS = {
+    figures.loss_map: lambda d: [d.test_loss],
+    figures.memory_and_alignment: lambda d: [d.G_t0, d.alignment],
+    figures.rate_map: lambda d: [spectrum.rate(d)],
+    figures.normalised_memory: lambda d: [d.G_t0, spectrum.memory(d)],
+    figures.teacher_overlaps: lambda d: [d.teacher_overlap, d.feature_overlap, spectrum.trace_ratio(d)],
+    figures.phase_diagram: lambda d: [d.test_loss, d.G_t0, d.alignment, spectrum.rate(d)],
+}
+
+
+def drawn_maps(figure):
+    """Axes of maps, without those of colour bars."""
+    return [ax for ax in figure.axes if ax.get_xscale() == "log" and ax.collections]
+
+
+@pytest.mark.parametrize("draw", MAPS, ids=lambda draw: draw.__name__)
+def test_maps_show_the_mean_over_the_seeds_at_the_record(run, draw):
+    for step in (None, 10):
+        figure = draw(run, step=step)
+        axes, expected = drawn_maps(figure), MAPS[draw](run)
+        assert len(axes) == len(expected)
+        for ax, values in zip(axes, expected, strict=True):
+            at = values.isel(step=-1) if step is None else values.sel(step=step)
+            # Ascending in 1/sigma_W, as the axis is.
+            np.testing.assert_allclose(ax.collections[0].get_array(), at.astype(float).mean("seed"), rtol=1e-6)
+            assert ax.get_yscale() == "log"
+        title = figure.get_suptitle()
+        assert title == ("10 steps (0.5 epochs), 3 seeds" if step else "60 steps (3 epochs), 3 seeds")
+
+
+def test_a_map_can_show_the_median(run):
+    (ax,) = drawn_maps(figures.loss_map(run, statistic="median"))
+    np.testing.assert_allclose(ax.collections[0].get_array(), run.test_loss.isel(step=-1).median("seed"), rtol=1e-6)
+
+
+def test_variance_is_drawn_beside_the_mean(run):
+    axes = drawn_maps(figures.seed_variance(run))
+    assert len(axes) == 6
+    expected = run.teacher_overlap.isel(step=-1).astype(float).var("seed")
+    np.testing.assert_allclose(axes[5].collections[0].get_array(), expected, rtol=1e-5)
+
+
+def test_axes_ascend_whatever_the_order_of_the_grid(run):
+    shuffled = run.isel(temperature=[2, 0, 1], sigma_w=[1, 2, 0])
+    (ours,), (plain,) = drawn_maps(figures.loss_map(shuffled)), drawn_maps(figures.loss_map(run))
+    np.testing.assert_array_equal(ours.collections[0].get_array(), plain.collections[0].get_array())
+
+
+def test_densities_of_the_features(run):
+    figure = figures.feature_density(run)
+    theory, wells, measured, function, bar = figure.axes
+    assert [len(ax.get_lines()) for ax in (theory, wells, measured, function)] == [3, 3, 3, 2]
+    assert (measured.get_yscale(), bar.get_yscale()) == ("log", "log")
+    drawn = measured.get_lines()[0].get_ydata()
+    expected = run.feature_density.isel(step_ends=0, temperature=0, sigma_w=0).mean("seed").values
+    np.testing.assert_allclose(drawn, np.where(expected > 0, expected, np.nan), rtol=1e-6)
+    assert "0 steps" in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("variance", [0.125, 0.5, 4.0])
+def test_the_density_of_tanh_of_a_gaussian_is_one(variance):
+    z = np.linspace(-12, 12, 20001) * np.sqrt(variance)
+    phi = np.tanh(z)
+    inside = np.abs(phi) < 1
+    jacobian = 1 - phi[inside] ** 2
+    assert np.trapezoid(density(phi[inside], variance) * jacobian, z[inside]) == pytest.approx(1, abs=1e-6)
+
+
+def test_slices_show_the_median_of_every_sigma(run):
+    figure = figures.temperature_slices(run)
+    for ax, name in zip(figure.axes[:2], ("train_loss", "gradient_norm"), strict=True):
+        assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+        drawn = [line.get_ydata() for line in ax.get_lines()]
+        np.testing.assert_allclose(np.transpose(drawn), run[name].isel(step=-1).median("seed"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_the_ordered_slice_has_error_bars(run, statistic):
+    figure = figures.ordered_slice(run, statistic=statistic)
+    here = run.sel(sigma_w=1 / ORDERED)
+    expected = [here.train_loss.isel(step=-1), here.gradient_norm.isel(step=-1),
+                run.full_gradient_norm.isel(step_ends=0, temperature=0)]  # fmt: skip
+    assert len(figure.axes) == 3
+    for ax, values in zip(figure.axes, expected, strict=True):
+        points, _, (bars,) = ax.containers[0]
+        values = values.astype(float)
+        np.testing.assert_allclose(points.get_ydata(), getattr(values, statistic)("seed"), rtol=1e-6)
+        error = values.std("seed", ddof=1) / np.sqrt(3)
+        mean = values.mean("seed")
+        low = mean - error if statistic == "mean" else values.quantile(0.16, "seed")
+        np.testing.assert_allclose([segment[0, 1] for segment in bars.get_segments()], low, rtol=1e-5)
+        assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+
+
+def test_eigenvalue_flow_shows_every_student(run):
+    figure = figures.eigenvalue_flow(run)
+    cells = ((2**-5, 0.125), (1.0, 0.125), (2**-5, 256.0))  # the grid's nearest to the paper's
+    assert len(figure.axes) == 3
+    for ax, (temperature, sigma) in zip(figure.axes, cells, strict=True):
+        assert len(ax.collections) == 16
+        x = run.eigenvalues.sel(temperature=temperature, sigma_w=sigma)
+        drawn = ax.collections[15].get_segments()
+        assert len(drawn) == 3
+        np.testing.assert_allclose([path[:, 1] for path in drawn], x.isel(level=15).transpose("seed", "step"))
+    assert figure.axes[0].get_lines(), "the ordered phase shows where it should go"
+
+
+def test_the_initial_spectrum_is_compared_with_marchenko_pastur(run):
+    (ax,) = figures.initial_spectrum(run).axes
+    x, y = ax.get_lines()[0].get_data()
+    np.testing.assert_allclose(y, spectrum.marchenko_pastur(x, 1.0, 0.5))
+    assert sum(bar.get_width() * bar.get_height() for bar in ax.patches) == pytest.approx(1)
+    assert "48 eigenvalues" in ax.get_legend().get_texts()[0].get_text() + ax.get_legend().get_texts()[1].get_text()
+
+
+def test_convergence_boundaries_are_where_the_criterion_puts_them(crossing):
+    figure = figures.convergence_boundaries(crossing)
+    slice_, memory, alignment = figure.axes[:3]
+    share = boundaries.fraction(crossing).fraction.isel(step=-1)
+    (expected,) = boundaries.crossings(share.sel(sigma_w=0.125), 0.68)
+    (line,) = [line for line in slice_.get_lines() if line.get_linestyle() == "-."]
+    np.testing.assert_allclose(line.get_xdata(), expected)
+    for ax, values in ((memory, crossing.G_t0), (alignment, crossing.alignment)):
+        np.testing.assert_allclose(ax.collections[0].get_array(), values.isel(step=-1).mean("seed"), rtol=1e-6)
+        assert [line.get_label() for line in ax.get_lines()] == [f"{level} % converged" for level in (68, 95, 99.7)]
+        heights = [line.get_ydata().mean() for line in ax.get_lines()]
+        assert heights == sorted(heights, reverse=True), "fewer students converge higher up"
+        np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), expected)
+    assert "criterion drift" in figure.get_suptitle()
+
+
+def test_the_reading_is_the_one_asked_for(crossing):
+    crossing["restoring"].loc[{"reading": "released"}] = np.inf
+    assert not drawn_maps(figures.phase_diagram(crossing, reading="released"))[0].get_lines()[0].get_label().startswith("68")
+    assert "68 % converged (drift)" in [t.get_text() for t in figures.phase_diagram(crossing).legends[0].get_texts()]
+
+
+def test_the_summary_draws_both_jamming_lines_up_to_the_boundary(crossing):
+    figure = figures.phase_diagram(crossing)
+    for ax in drawn_maps(figure):
+        lines = {line.get_label(): line for line in ax.get_lines()}
+        boundary = lines["68 % converged (drift)"]
+        top = np.nanmax(boundary.get_ydata())
+        upright = [line for label, line in lines.items() if not label.startswith("68")]
+        places = [line.get_xdata()[0] for line in upright]
+        measured = boundaries.measured_jamming_line(crossing)
+        np.testing.assert_allclose(places, [np.sqrt(2)] + [measured] * bool(np.isfinite(measured)))
+        for line in upright:
+            assert line.get_ydata()[1] == pytest.approx(top)
+        hidden = crossing.temperature.values.max() * np.nan_to_num(boundary.get_xdata(), nan=np.inf) > 0.1
+        assert hidden.all()
+
+
+def test_where_a_boundary_is_met():
+    x, y = np.array([0.5, 2.0, 8.0]), np.array([4.0, 1.0, np.nan])
+    assert meeting(1.0, x, y) == pytest.approx(2)
+    assert np.isnan(meeting(4.0, x, y))
+    assert np.isnan(meeting(0.1, x, y))
+
+
+def test_the_phase_diagram_against_training_length(crossing):
+    figure = figures.against_length(crossing)
+    axes = drawn_maps(figure)
+    assert [ax.get_title() for ax in axes] == ["step 1", "step 10", "step 60"]
+    for ax, step in zip(axes, (1, 10, 60), strict=True):
+        expected = crossing.test_loss.sel(step=step).mean("seed")
+        np.testing.assert_allclose(ax.collections[0].get_array(), expected, rtol=1e-6)
+        assert ax.collections[0].norm.vmin == axes[0].collections[0].norm.vmin, "panels have one scale of colours"
+        assert "68 % converged (drift)" in [line.get_label() for line in ax.get_lines()]
+
+
+def test_the_animation_has_a_frame_a_record(crossing, tmp_path):
+    short = crossing.isel(step=[0, 3, -1])
+    (path,) = figures.draw_all(short, tmp_path, ["along_training"])
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        assert picture.n_frames == 3
+
+
+def test_diverged_students_are_hatched_counted_and_left_out(run):
+    data = run.copy(deep=True)
     data.test_loss[-1, 2, 1, 0] = np.inf
-    figure = figures.loss_map(data)
-    image, hatched = figure.axes[0].collections
-    expected = float(data.test_loss[-1, 2, 1, 1:].mean())
-    assert image.get_array()[2, 1] == pytest.approx(expected, rel=1e-6)
-    assert (~hatched.get_array().mask).sum() == 1
+    data.diverged_step[-1, 0, 0, 1] = 3
+    (ax,) = drawn_maps(figures.loss_map(data))
+    image, hatched = ax.collections
+    last = data.test_loss[-1]
+    assert image.get_array()[2, 1] == pytest.approx(float(last[2, 1, 1:].mean()), rel=1e-6)
+    assert image.get_array()[0, 0] == pytest.approx(float(last[0, 0, [0, 2]].mean()), rel=1e-6)
+    assert hatched.get_hatch()
+    np.testing.assert_array_equal(np.argwhere(~hatched.get_array().mask), [[0, 0], [2, 1]])
+    assert ax.get_title() == "2 of 27 not finite"
+    assert "not finite" not in drawn_maps(figures.loss_map(data, step=1))[0].get_title(), "they had not diverged by then"
+    assert "1 of 27 not finite" in figures.temperature_slices(data).get_suptitle()
+    assert "1 of 3" in figures.eigenvalue_flow(data).axes[2].get_title()
 
 
-@pytest.mark.parametrize("parts", [
-    {"grid": Grid(temperatures=(1.0,), sigma_w=(1.0,), seeds=1)},
-    {"network": Network((3, 6, 4, 1), "relu", (1, 2))},
-    {"grid": Grid(learning_rates=(0.1, 0.2), sigma_w=(1.0, 2.0), seeds=2), "sgd": Sgd(optimiser="adam")},
-    {"schedule": Schedule(0)},
-])  # fmt: skip
-def test_other_runs_can_be_drawn_too(tmp_path, parts):
-    data = phasejax.simulate(small(**({"schedule": Schedule(5)} | parts)))
-    assert len(figures.draw_all(data, tmp_path)) == 4
+def test_a_run_whose_students_all_diverged_can_be_drawn(run):
+    data = run.copy(deep=True)
+    data["diverged_step"][1:] = 1
+    for draw in (figures.loss_map, figures.temperature_slices, figures.ordered_slice, figures.eigenvalue_flow):
+        draw(data).draw_without_rendering()
+
+
+def test_at_step_takes_a_recorded_step_or_names_the_nearest(run, tmp_path):
+    with pytest.raises(ExperimentError, match=r"at_step = 11 is not possible.*nearest is 10"):
+        figures.draw_all(run, tmp_path / "no", step=11)
+    assert not (tmp_path / "no").exists()
+    assert until(run, 10).step[-1] == 10
+    assert until(run, 10).step_ends.values.tolist() == [0]
+    for draw in figures.FIGURES.values():
+        assert "step" in inspect.signature(draw).parameters
+
+
+def several_layers(run):
+    own = {name: f"{name}_2" for name in ("eigenvalues", "target_eigenvalues", "teacher_overlap", "weights", "level", "node",
+                                          "input", "K_S", "V_S", "D_S", "restoring")}  # fmt: skip
+    first = {f"{name}_1": run[name].rename(level="level_1") for name in ("eigenvalues", "target_eigenvalues")}
+    # The last layer stands last in a file.
+    return run.assign(first).drop_vars(list(own)[:2]).assign({n: run[n] for n in list(own)[:2]}).rename(own)
+
+
+def with_adam(run):
+    return run.swap_dims(temperature="learning_rate").drop_vars("temperature")
+
+
+def trained_readout(run):
+    return run.isel(level=[0], node=[0]).drop_vars(["K_S", "V_S", "D_S", "restoring"])
+
+
+def with_relu(run):
+    return run.assign_attrs(experiment=run.attrs["experiment"].replace("tanh", "relu"))
+
+
+@pytest.mark.parametrize(("other", "skipped"), [
+    (lambda run: run.isel(temperature=[1], sigma_w=[1], seed=[0]), {"fig3", "fig4", "fig8", "seed_variance"}),
+    (lambda run: run.isel(sigma_w=[1]), set()),
+    (several_layers, set()),
+    (with_relu, {"fig1"}),
+    (trained_readout, {"fig7", "fig8", "fig9"}),
+    (with_adam, {"fig8", "fig9"}),
+    (lambda run: until(run, 0), {"fig3", "fig4", "fig7", "fig8", "fig9", "against_length", "along_training"}),
+], ids=["one cell", "one sigma", "layers", "relu", "readout", "adam", "untrained"])  # fmt: skip
+def test_what_makes_no_sense_for_a_run_is_skipped_with_a_sentence(run, other, skipped):
+    data = other(run.isel(step=[0, 1, -1]))
+    reasons = {}
+    for name, draw in figures.FIGURES.items():
+        try:
+            figure = draw(data)
+        except figures.NotDrawable as reason:
+            reasons[name] = str(reason)
+            continue
+        if isinstance(figure, FuncAnimation):
+            figure._draw_was_started = True  # nobody will play it
+    assert set(reasons) == skipped
+    assert all(reasons.values())
+
+
+def test_skipped_figures_are_said_and_unknown_ones_refused(run, tmp_path, capsys):
+    data = until(run, 0)
+    written = figures.draw_all(data.drop_vars("alignment"), tmp_path / "out", [2, 5, "fig3"])
+    assert sorted(path.name for path in written) == ["fig2.pdf", "fig2.png"]
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["fig5 is skipped: the run has no alignment.",
+                    "fig3 is skipped: before the first step there is no training loss."]  # fmt: skip
     with pytest.raises(ExperimentError, match="only = 99"):
-        figures.draw_all(data, tmp_path, [99])
+        figures.draw_all(data, tmp_path / "no", [99])
+
+
+def test_statistics_of_the_seeds():
+    values = xr.DataArray([[1.0, 2.0, 3.0, np.nan]], dims=("cell", "seed"))
+    mean, low, high = (float(v[0]) for v in summary(values, "mean"))
+    assert (mean, high - mean, mean - low) == pytest.approx((2, 1 / np.sqrt(3), 1 / np.sqrt(3)))
+    median, low, high = (float(v[0]) for v in summary(values, "median"))
+    assert (low, median, high) == pytest.approx((1.32, 2, 2.68))
+    assert left_out(values) == "1 of 4 not finite"
+    assert left_out(values[:, :3]) == ""
+
+
+def test_scales_of_colours():
+    values = np.array([-1.0, 0.5, 4.0])
+    assert (maps.colours(values, "log")["norm"].vmin, maps.colours(values, "log")["norm"].vmax) == (0.5, 4)
+    assert (maps.colours(values, "signed")["norm"].vmin, maps.colours(values, "signed")["norm"].vmax) == (-4, 4)
+    assert maps.colours(np.array([np.nan]), "linear") == {}
 
 
 def test_edges_lie_halfway_on_a_logarithmic_axis():

@@ -1,36 +1,96 @@
 """Maps over the plane of temperature and disorder, the phase diagram's own plane."""
 
+from typing import Any, Literal
+
 import numpy as np
 import xarray as xr
-from matplotlib.colors import LogNorm
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import ListedColormap, LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from phasejax.figures.style import INVERSE_SIGMA, ONE_COLUMN, house_style, new_figure, temperature_axis, training_length
+from phasejax.figures.ensemble import Statistic, final, left_out, summary, until
+from phasejax.figures.style import (
+    INVERSE_SIGMA,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    NotDrawable,
+    house_style,
+    new_figure,
+    power_of_two,
+    temperature_axis,
+    training_length,
+)
+from phasejax.spectrum import memory, rate, suffix, trace_ratio
+
+Scale = Literal["linear", "log", "signed"]
+
+TEST_LOSS = r"test loss $\mathcal{L}$"
+MEMORY = r"memory $G(t_f, 0)$"
+ALIGNMENT = r"alignment $h\cdot\phi/\|h\|\|\phi\|$"
+RATE = r"rate $\overline{\lambda}$ per epoch"
 
 
-@house_style
-def loss_map(dataset: xr.Dataset) -> Figure:
-    """Fig 2: mean test loss at the end in the (1/sigma_W, T) plane, with the factor 1/2 of Eq 2.6; dark is low.
+def draw_map(
+    ax: Axes,
+    values: xr.DataArray,
+    *,
+    label: str = "",
+    scale: Scale = "linear",
+    limits: tuple[float, float] | None = None,
+    statistic: Statistic | Literal["variance"] = "mean",
+) -> QuadMesh:
+    """Draw a statistic over the seeds as a map; cells that leave students out are hatched, and the title counts these.
 
-    The mean is over the seeds whose loss is finite; cells with seeds that diverged are hatched.
+    Args:
+        ax: where.
+        values: (axis, sigma_w, seed), NaN for students that diverged, or for which it is not defined.
+        label: of the colour bar; none is drawn without.
+        scale: of the colours; `signed` has zero in the middle.
+        limits: of the colours; by default those of what is drawn.
+        statistic: what of the seeds.
     """
-    last = dataset.test_loss.isel(step=-1)
-    axis, label = temperature_axis(dataset)
-    finite = np.isfinite(last)
-    mean = last.where(finite).mean("seed").transpose(axis, "sigma_w")
-    x, y = dataset.inverse_sigma_w.values, dataset[axis].values
+    axis, axis_label = temperature_axis(values)
+    drawn = values.var("seed") if statistic == "variance" else summary(values, statistic)[0]
+    drawn = drawn.transpose(axis, "sigma_w").values
+    x, y = edges(values.inverse_sigma_w.values), edges(values[axis].values)
+    mesh = ax.pcolormesh(x, y, drawn, rasterized=True, **colours(drawn, scale, limits))
+    missing = values.isnull().any("seed").transpose(axis, "sigma_w").values
+    if missing.any():
+        # A hatch has the colour of its cell's edge, and would be as transparent as the cell with alpha = 0.
+        clear = ListedColormap([(0, 0, 0, 0)])
+        ax.pcolor(x, y, np.ma.masked_where(~missing, missing), hatch="//////", cmap=clear, edgecolor="#D55E00", linewidth=0)
+    ax.set(xscale="log", yscale="log", xlabel=INVERSE_SIGMA, ylabel=axis_label, title=left_out(values))
+    label_cells(ax.xaxis, values.inverse_sigma_w.values)
+    label_cells(ax.yaxis, values[axis].values)
+    if label and ax.figure:
+        ax.figure.colorbar(mesh, ax=ax, label=label)
+    return mesh
 
-    figure, ax = new_figure(ONE_COLUMN, 2.9)
-    positive = mean.where(mean > 0)
-    norm = LogNorm(float(positive.min()), float(positive.max())) if positive.notnull().any() else None
-    mesh = ax.pcolormesh(edges(x), edges(y), positive.values, norm=norm, rasterized=True)
-    if not finite.all():
-        diverged = (~finite).any("seed").transpose(axis, "sigma_w").values
-        ax.pcolor(edges(x), edges(y), np.ma.masked_where(~diverged, diverged), hatch="////", alpha=0)
-    ax.set(xscale="log", yscale="log", xlabel=INVERSE_SIGMA, ylabel=label)
-    ax.set_title(training_length(dataset, int(last.step)))
-    figure.colorbar(mesh, ax=ax, label=r"mean test loss $\mathbb{E}_\mathcal{S}[\mathcal{L}]$")
-    return figure
+
+def label_cells(axis: Axis, values: np.ndarray) -> None:
+    """On a logarithmic axis too short for decades, mark the values of the grid instead."""
+    if values.max() < 10 * values.min():
+        shown = values[:: -(-values.size // 4)]
+        axis.set_major_locator(FixedLocator(shown.tolist()))
+        axis.set_major_formatter(FixedFormatter([f"${power_of_two(float(value))}$" for value in shown]))
+        axis.set_minor_locator(NullLocator())
+
+
+def colours(drawn: np.ndarray, scale: Scale, limits: tuple[float, float] | None = None) -> dict[str, Any]:
+    """Norm and colour map for values on a scale, as keywords."""
+    shown = drawn[np.isfinite(drawn) & ((drawn > 0) | (scale != "log"))]
+    if limits is None and not shown.size:
+        return {}
+    low, high = limits or (float(shown.min()), float(shown.max()))
+    if scale == "log":
+        return {"norm": LogNorm(low, high)}
+    if scale == "signed":
+        extent = max(abs(low), abs(high)) or 1.0
+        return {"norm": TwoSlopeNorm(0, -extent, extent), "cmap": "RdBu_r"}
+    return {"norm": Normalize(low, high)}
 
 
 def edges(centres: np.ndarray) -> np.ndarray:
@@ -40,3 +100,85 @@ def edges(centres: np.ndarray) -> np.ndarray:
         return np.exp(logs[0] + np.array([-0.5, 0.5]) * np.log(2))
     middles = (logs[1:] + logs[:-1]) / 2
     return np.exp(np.concatenate([[2 * logs[0] - middles[0]], middles, [2 * logs[-1] - middles[-1]]]))
+
+
+def maps(dataset: xr.Dataset, panels: dict[str, tuple[xr.DataArray, Scale]], statistic: Statistic) -> Figure:
+    """A row of maps of values (step, axis, sigma_w, seed) at the last record, by the label of their colour bar."""
+    width = ONE_COLUMN if len(panels) == 1 else TWO_COLUMNS
+    figure, axes = new_figure(width, 2.75 if len(panels) < 3 else 2.3, columns=len(panels), squeeze=False)
+    for ax, (label, (values, scale)) in zip(axes[0], panels.items(), strict=True):
+        draw_map(ax, final(dataset, values), label=f"{statistic} {label}", scale=scale, statistic=statistic)
+        ax.label_outer()
+    figure.suptitle(training_length(dataset), fontsize=8)
+    return figure
+
+
+@house_style("test_loss")
+def loss_map(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+    """Fig 2: test loss in the (1/sigma_W, T) plane, with the factor 1/2 of Eq 2.6; dark is low."""
+    dataset = until(dataset, step)
+    return maps(dataset, {TEST_LOSS: (dataset.test_loss, "log")}, statistic)
+
+
+@house_style("G_t0", "alignment")
+def memory_and_alignment(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+    """Fig 5: memory G(t_f, 0) of the initial features (Eq 3.4) and their alignment with the target field (Eq 3.5)."""
+    dataset = until(dataset, step)
+    return maps(dataset, {MEMORY: (dataset.G_t0, "linear"), ALIGNMENT: (dataset.alignment, "linear")}, statistic)
+
+
+@house_style("eigenvalues")
+def rate_map(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+    """Fig 7: time-averaged rate of the level spacing (Eq 4.7)."""
+    dataset = until(dataset, step)
+    return maps(dataset, {RATE: (growth_rate(dataset), "linear")}, statistic)
+
+
+@house_style("G_t0", "G_00", "G_tt")
+def normalised_memory(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+    """Memory G(t_f, 0), which must be small wherever the features start small, beside C = G(t,0) / sqrt(G(0,0) G(t,t))."""
+    dataset = until(dataset, step)
+    return maps(dataset, {MEMORY: (dataset.G_t0, "linear"), r"memory $C$": (memory(dataset), "linear")}, statistic)
+
+
+@house_style("teacher_overlap", "feature_overlap", "eigenvalues", "target_eigenvalues")
+def teacher_overlaps(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+    """What of the teacher is found: overlap R of the weights, overlap Q of the features, and the ratio of tr X."""
+    dataset = until(dataset, step)
+    panels: dict[str, tuple[xr.DataArray, Scale]] = {
+        "overlap $R$": (dataset["teacher_overlap" + suffix(dataset)], "signed"),
+        "overlap $Q$": (dataset.feature_overlap, "signed"),
+        r"$\mathrm{tr}\,X/\mathrm{tr}\,\overline{X}$": (trace_ratio(dataset), "log"),
+    }
+    return maps(dataset, panels, statistic)
+
+
+@house_style("test_loss", "G_t0", "G_00", "G_tt", "teacher_overlap")
+def seed_variance(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
+    """Mean (top) and variance over the seeds (bottom) of the test loss, the memory C and the overlap R."""
+    dataset = until(dataset, step)
+    if dataset.sizes["seed"] < 2:
+        raise NotDrawable("a single seed has no variance")
+    panels: dict[str, tuple[xr.DataArray, Scale]] = {
+        TEST_LOSS: (dataset.test_loss, "log"),
+        "memory $C$": (memory(dataset), "linear"),
+        "overlap $R$": (dataset["teacher_overlap" + suffix(dataset)], "signed"),
+    }
+    figure, axes = new_figure(TWO_COLUMNS, 4.2, 2, len(panels))
+    for column, (label, (values, scale)) in zip(axes.T, panels.items(), strict=True):
+        values = final(dataset, values)
+        draw_map(column[0], values, label=f"mean {label}", scale=scale)
+        draw_map(column[1], values, label=f"variance of {label}", scale="log", statistic="variance")
+        for ax in column:
+            ax.label_outer()
+    figure.suptitle(training_length(dataset), fontsize=8)
+    return figure
+
+
+def growth_rate(dataset: xr.Dataset) -> xr.DataArray:
+    """The rate of the level spacing at every record, where there is one."""
+    if dataset.sizes["level" + suffix(dataset)] < 2:
+        raise NotDrawable("the last trained layer has a single node, and one level has no spacing")
+    if int(dataset.step[-1]) == 0:
+        raise NotDrawable("before the first step there is no rate")
+    return rate(dataset)

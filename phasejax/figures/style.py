@@ -4,33 +4,58 @@ import functools
 import math
 from collections.abc import Callable
 from importlib import resources
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib.style
 import xarray as xr
 from matplotlib.figure import Figure
 
+from phasejax.spectrum import suffix
+
 ONE_COLUMN, TWO_COLUMNS = 3.375, 7.0
 """Widths of a figure in inches."""
 
+STYLE_SHEET = str(resources.files("phasejax.figures") / "phasejax.mplstyle")
 INVERSE_SIGMA = r"$1/\sigma_W$"
 
 
-def house_style(draw: Callable[[xr.Dataset], Figure]) -> Callable[[xr.Dataset], Figure]:
-    """Decorate a figure function so that everything in it is drawn with the style sheet."""
-
-    @functools.wraps(draw)
-    def styled(dataset: xr.Dataset) -> Figure:
-        with matplotlib.style.context(str(resources.files("phasejax.figures") / "phasejax.mplstyle")):
-            return draw(dataset)
-
-    return styled
+class NotDrawable(Exception):
+    """A figure that makes no sense for a run; the message says why, as the rest of a sentence after "skipped: "."""
 
 
-def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
-    """A figure that belongs to no window, and its row of axes (a single one for one column)."""
+class Draw(Protocol):
+    """A figure function: the run, optionally the step up to which it is drawn and other options, and the figure."""
+
+    __name__: str
+
+    def __call__(self, dataset: xr.Dataset, *, step: int | None = None, **options: Any) -> Any: ...  # noqa: D102
+
+
+def house_style(*needs: str) -> Callable[[Callable[..., Any]], Draw]:
+    """Decorate a figure function: it draws with the style sheet, and is not drawable from a run without what it needs.
+
+    Args:
+        *needs: variables or coordinates, by their names where a single layer is trained.
+    """
+
+    def decorate(draw: Callable[..., Any]) -> Draw:
+        @functools.wraps(draw)
+        def styled(dataset: xr.Dataset, **options: Any) -> Any:
+            for name in needs:
+                if not (name in dataset or name + suffix(dataset) in dataset):
+                    raise NotDrawable(f"the run has no {name}")
+            with matplotlib.style.context(STYLE_SHEET):
+                return draw(dataset, **options)
+
+        return styled
+
+    return decorate
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure that belongs to no window, and its axes: a single one, a row, or (rows, columns)."""
     figure = Figure(figsize=(width, height))
-    return figure, figure.subplots(1, columns)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def power_of_two(value: float) -> str:
@@ -39,15 +64,29 @@ def power_of_two(value: float) -> str:
     return f"2^{{{exponent:.0f}}}" if exponent < -1 and exponent == round(exponent) else f"{value:g}"
 
 
-def temperature_axis(dataset: xr.Dataset) -> tuple[str, str]:
+def temperature_axis(dataset: xr.Dataset | xr.DataArray) -> tuple[str, str]:
     """Name and label of the axis along which the learning rate grows."""
     if "temperature" in dataset.dims:
         return "temperature", r"$T = \epsilon/|\mathcal{B}|$"
     return "learning_rate", r"learning rate $\epsilon$"
 
 
-def training_length(dataset: xr.Dataset, step: int) -> str:
-    """The words for "after so many steps" that stand on every figure."""
+def cell_label(dataset: xr.Dataset | xr.DataArray) -> str:
+    """The words for a cell or a slice: its temperature (or learning rate) and 1/sigma_W, where they are single numbers."""
+    parts = {"temperature": "T", "learning_rate": r"\epsilon", "inverse_sigma_w": r"1/\sigma_W"}
+    if "temperature" in dataset.coords:
+        del parts["learning_rate"]
+    return ", ".join(
+        f"${name} = {power_of_two(float(dataset[coordinate]))}$"
+        for coordinate, name in parts.items()
+        if coordinate in dataset.coords and dataset[coordinate].ndim == 0
+    )
+
+
+def training_length(dataset: xr.Dataset, step: int | None = None) -> str:
+    """The words for "after so many steps" that stand on every figure; the last record if no step is given."""
+    step = int(dataset.step[-1]) if step is None else step
     steps_per_epoch = next((int(s) / float(e) for s, e in zip(dataset.step, dataset.epoch, strict=True) if e > 0), None)
     epochs = f" ({step / steps_per_epoch:,g} epochs)" if steps_per_epoch else ""
-    return f"{step:,} steps{epochs}, {dataset.sizes['seed']} seeds"
+    seeds = dataset.sizes["seed"]
+    return f"{step:,} step{'s' * (step != 1)}{epochs}, {seeds} seed{'s' * (seeds != 1)}"

@@ -1,0 +1,89 @@
+"""The boundaries between the phases, on slices and maps of what they should separate (Fig 8)."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
+
+from phasejax import boundaries
+from phasejax.figures.ensemble import Statistic, final, nearest, until
+from phasejax.figures.maps import ALIGNMENT, MEMORY, draw_map
+from phasejax.figures.slices import ORDERED, TRAINING_LOSS, draw_with_bars, heading, in_temperature
+from phasejax.figures.style import TWO_COLUMNS, cell_label, house_style, new_figure, temperature_axis
+
+Look = tuple[str, str]
+"""Colour and style of a line."""
+
+# The fractions of converged students, dimmest first as in the paper, and their lines' colours and styles.
+CONVERGED: dict[float, Look] = dict(zip(boundaries.SIGMAS, (("0.6", "-."), ("0.8", "--"), ("1.0", "-")), strict=True))
+# The first of them where it is drawn alone.
+ONE_SIGMA: Look = ("1.0", "-.")
+
+
+def draw_line(ax: Axes, x: np.ndarray, y: np.ndarray, look: Look, label: str) -> None:
+    """A line that can be seen on dark and on light colours; the view stays as it is."""
+    view = ax.get_xlim(), ax.get_ylim()
+    outline = [Stroke(linewidth=2.2, foreground="black"), Normal()]
+    colour, style = look
+    ax.plot(x, y, color=colour, linestyle=style, linewidth=1.1, path_effects=outline, label=label)
+    ax.set(xlim=view[0], ylim=view[1])
+
+
+def draw_contours(ax: Axes, values: xr.DataArray, level: float, look: Look, label: str) -> None:
+    """The lines of one level of values (temperature, sigma_w)."""
+    for x, y in boundaries.contours(values, level):
+        draw_line(ax, x, y, look, label)
+
+
+def add_legend(figure: Figure) -> None:
+    """One legend under the figure for all the lines in it that have a label, each label once."""
+    lines = {str(line.get_label()): line for ax in figure.axes for line in ax.get_lines()}
+    shown = {label: line for label, line in lines.items() if not label.startswith("_")}
+    if shown:
+        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3)
+
+
+@house_style("train_loss", "G_t0", "alignment", "restoring", "V_S", "temperature")
+def convergence_boundaries(
+    dataset: xr.Dataset, *, step: int | None = None, reading: str = "drift", statistic: Statistic = "median"
+) -> Figure:
+    """Fig 8: where 68, 95 and 99.7 % of the students satisfy Eq 4.15.
+
+    Left, the 68 % crossing on the slice at 1/sigma_W = 8 with its bootstrap interval, over the training loss; centre and
+    right, all three lines on the memory and the alignment.
+
+    Args:
+        dataset: a run.
+        step: the record; the last if None.
+        reading: of the criterion.
+        statistic: of the slice; the maps show means.
+    """
+    dataset = until(dataset, step)
+    axis = in_temperature(dataset)
+    column = nearest(dataset.inverse_sigma_w, ORDERED)
+    here = dataset.isel(sigma_w=[column])
+    share = boundaries.fraction(dataset.isel(step=[-1]), reading).fraction.isel(step=0)
+    loss = final(here, here.train_loss).isel(sigma_w=0)
+
+    figure, (left, centre, right) = new_figure(TWO_COLUMNS, 2.7, columns=3)
+    draw_with_bars(left, axis, loss, statistic)
+    found = boundaries.crossings(share.isel(sigma_w=column), boundaries.SIGMAS[0])
+    for temperature in found:
+        left.axvline(temperature, color="C1", linestyle="-.")
+    interval = boundaries.transition(here, boundaries.SIGMAS[0], reading).isel(sigma_w=0)
+    low, high = float(interval.T_c_low), float(interval.T_c_high)
+    if np.isfinite(low):
+        left.axvspan(low, high, color="C1", alpha=0.3, linewidth=0)
+    words = "no 68 % crossing" if not found else "68 % at $T$ = " + ", ".join(f"{t:.2g}" for t in found)
+    left.set(xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {TRAINING_LOSS}",
+             title=f"{cell_label(here.isel(sigma_w=0))}\n{words}")  # fmt: skip
+
+    quantities = {MEMORY: final(dataset, dataset.G_t0), ALIGNMENT: final(dataset, dataset.alignment)}
+    for ax, (label, values) in zip((centre, right), quantities.items(), strict=True):
+        draw_map(ax, values, label=f"mean {label}")
+        for level, look in CONVERGED.items():
+            draw_contours(ax, share, level, look, f"{100 * level:g} % converged")
+    add_legend(figure)
+    figure.suptitle(f"{heading(dataset, loss)}, criterion {reading}", fontsize=8)
+    return figure

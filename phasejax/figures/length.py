@@ -1,0 +1,107 @@
+"""The phase diagram as a function of training length: a panel per decade, and an animation (no paper's figure)."""
+
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from matplotlib.animation import FuncAnimation
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+
+from phasejax import boundaries
+from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_contours
+from phasejax.figures.ensemble import nearest, sound, summary, until
+from phasejax.figures.maps import TEST_LOSS, draw_map
+from phasejax.figures.style import ONE_COLUMN, TWO_COLUMNS, NotDrawable, house_style, new_figure, training_length
+from phasejax.spectrum import memory, suffix
+
+FORGOTTEN: Look = ("1.0", ":")
+
+
+def decades(dataset: xr.Dataset) -> list[int]:
+    """Positions of the records nearest to 1, 10, 100 ... steps, and of the last."""
+    steps = dataset.step.values
+    if steps[-1] == 0:
+        raise NotDrawable("before the first step there is no training")
+    trained = np.flatnonzero(steps > 0)
+    powers = 10.0 ** np.arange(np.floor(np.log10(steps[-1])) + 1)
+    return sorted({int(trained[nearest(steps[trained], power)]) for power in powers} | {len(steps) - 1})
+
+
+class Plane(NamedTuple):
+    """What is drawn of the phase diagram at each of several steps."""
+
+    losses: xr.DataArray
+    """Test losses of sound students, (step, axis, sigma_w, seed)."""
+    limits: tuple[float, float] | None
+    """Of the colours, the same at all steps."""
+    lines: list[tuple[xr.DataArray, float, Look, str]]
+    """Values (step, temperature, sigma_w), the level at which they have a line, its look and its label."""
+
+    def draw(self, ax: Axes, k: int) -> QuadMesh:
+        """Draw the k-th step."""
+        mesh = draw_map(ax, self.losses.isel(step=k), scale="log", limits=self.limits)
+        for values, level, look, label in self.lines:
+            draw_contours(ax, values.isel(step=k), level, look, label)
+        return mesh
+
+
+def plane(dataset: xr.Dataset, reading: str) -> Plane:
+    """The loss, and the lines where the run has what they need."""
+    losses = sound(dataset, dataset.test_loss).load()
+    means = losses.mean("seed").values
+    means = means[means > 0]
+    lines: list[tuple[xr.DataArray, float, Look, str]] = []
+    if "temperature" in dataset.coords:
+        lines = [(summary(sound(dataset, memory(dataset)), "mean")[0].load(), 0.5, FORGOTTEN, "memory $C = 1/2$")]
+        if "V_S" + suffix(dataset) in dataset:
+            share = boundaries.fraction(dataset, reading).fraction
+            lines.append((share, boundaries.SIGMAS[0], ONE_SIGMA, f"68 % converged ({reading})"))
+    return Plane(losses, (float(means.min()), float(means.max())) if means.size else None, lines)
+
+
+@house_style("test_loss", "G_t0", "G_00", "G_tt")
+def against_length(dataset: xr.Dataset, *, step: int | None = None, reading: str = "drift") -> Figure:
+    """Mean test loss in the plane after each decade of steps, with the 68 % line and the line C = 1/2."""
+    dataset = until(dataset, step)
+    positions = decades(dataset)
+    rows = -(-len(positions) // 3)
+    figure, axes = new_figure(TWO_COLUMNS, 0.9 + 1.9 * rows, rows, 3, squeeze=False)
+    drawn = plane(dataset.isel(step=positions), reading)
+    for k, ax in enumerate(axes.flat[: len(positions)]):
+        mesh = drawn.draw(ax, k)
+        ax.set_title("\n".join(filter(None, [f"step {int(drawn.losses.step[k]):,}", ax.get_title()])))
+        ax.label_outer()
+    for ax in axes.flat[len(positions) :]:
+        ax.set_axis_off()
+    figure.colorbar(mesh, ax=axes, label=f"mean {TEST_LOSS}")
+    add_legend(figure)
+    figure.suptitle(training_length(dataset), fontsize=8)
+    return figure
+
+
+@house_style("test_loss", "G_t0", "G_00", "G_tt")
+def along_training(dataset: xr.Dataset, *, step: int | None = None, reading: str = "drift") -> FuncAnimation:
+    """The same as an animation, a frame per record."""
+    dataset = until(dataset, step)
+    decades(dataset)
+    drawn = plane(dataset, reading)
+    figure, ax = new_figure(ONE_COLUMN, 3.1)
+    last = dataset.sizes["step"] - 1
+    figure.colorbar(drawn.draw(ax, last), ax=ax, label=f"mean {TEST_LOSS}")
+    add_legend(figure)
+
+    def draw(frame: int) -> list[Artist]:
+        ax.clear()
+        drawn.draw(ax, frame)
+        ax.set_title("\n".join([ax.get_title(), training_length(dataset, int(dataset.step[frame]))]))
+        return [ax]
+
+    # Lay everything out once, with both lines of the title, so that nothing jumps between frames.
+    draw(last)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+    return FuncAnimation(figure, draw, frames=dataset.sizes["step"], interval=300)
