@@ -1,9 +1,12 @@
 # phasejax: `make help` lists the targets.
+, := ,
 PYTHON ?= python3
 PRESET ?= desk
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Where there is an NVIDIA GPU, JAX comes with what it needs to use it.
+EXTRAS := dev$(if $(shell command -v nvidia-smi 2>/dev/null),$(,)cuda)
 
 .PHONY: help paper-figures test lint format clean
 .DELETE_ON_ERROR:
@@ -37,5 +40,5 @@ clean: ## delete the environment and caches; runs and figures stay
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("phasejax needs Python 3.11 or newer; name one with make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	@touch $@

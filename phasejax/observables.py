@@ -155,7 +155,9 @@ def eigenvalues(w: Array) -> Array:
     They are the squares of the singular values of W, which keeps the small ones accurate and none negative.
     """
     n_out, n_in = w.shape
-    return jnp.concatenate([jnp.zeros(max(0, n_out - n_in), w.dtype), singular_values(w)[::-1] ** 2])
+    squares = singular_values(w)[::-1] ** 2
+    # Times the smallest, so that what is not finite stays so.
+    return jnp.concatenate([0 * jnp.repeat(squares[:1], max(0, n_out - n_in)), squares])
 
 
 # Bin centres of the feature density on [-1, 1]; an odd number, so that one bin is centred at 0.

@@ -5,9 +5,12 @@ import xarray as xr
 
 
 def suffix(dataset: xr.Dataset) -> str:
-    """What the last trained layer's variables end in: nothing if it is the only one, else an underscore and its number."""
-    names = [str(name) for name in dataset.data_vars if str(name).startswith("eigenvalues")]
-    return names[-1].removeprefix("eigenvalues")
+    """What the variables of the last trained layer with a spectrum end in: an underscore and its number, or nothing.
+
+    A layer with a single node has no level spacing, so it is passed over if there is another.
+    """
+    ends = [str(name).removeprefix("eigenvalues") for name in dataset.data_vars if str(name).startswith("eigenvalues")]
+    return max(ends, key=lambda end: (dataset.sizes[f"level{end}"] > 1, ends.index(end)))
 
 
 def level_spacing(dataset: xr.Dataset) -> xr.DataArray:

@@ -45,7 +45,7 @@ def test_a_run_from_the_command_line(tmp_path):
     with xr.open_dataset(tmp_path / "r/tiny.nc") as first, xr.open_dataset(tmp_path / "runs/again.nc") as second:
         xr.testing.assert_identical(first.drop_attrs(), second.drop_attrs())
 
-    done = command("figures", "r/tiny.nc", cwd=tmp_path)
+    done = command("figures", "r/tiny.nc", "--only", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "figures/tiny/fig2.pdf").stat().st_size > 1000
     done = command("run", "--resume", "r/tiny", cwd=tmp_path)
@@ -91,7 +91,13 @@ def test_a_deep_relu_network_runs_through_the_same_command(tmp_path):
         (["--resume", "precious"], ["precious.nc", "not a run"]),
         (["--device", "gpu"], ["device", "gpu", "cpu"]),
         (["--device", "quantum"], ["device", "quantum", "cpu"]),
-        (["--engine", "native", "--sgd.momentum", "0.5"], ["engine", "native", "autodiff"]),
+        (["--engine", "native", "--sgd.momentum", "0.5", "--out", "new"], ["engine", "native", "autodiff"]),
+        (["--grid.seeds", "3"], ["--out", "desk"]),
+        (["--resume", "precious", "--out", "new"], ["--resume", "--out"]),
+        (["--out", "notes"], ["notes", "not a run"]),
+        (["--out", "notes", "--overwrite"], ["notes", "not a run"]),
+        (["--out", ""], ["output"]),
+        (["--out", "..", "--overwrite"], ["output"]),
     ],
 )
 def test_refusals_are_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
@@ -101,7 +107,9 @@ def test_refusals_are_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
     (tmp_path / "broken.toml").write_text("[grid]\nseeds = = 3\n")
     (tmp_path / "unknown.toml").write_text("[grid]\nsedes = 3\n")
     (tmp_path / "precious.nc").write_bytes(b"precious")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*")}
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.tex").write_text("years of work")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit) as leave:
         cli.run(arguments)
     printed = capsys.readouterr()
@@ -110,7 +118,8 @@ def test_refusals_are_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
     assert len(printed.err.strip().splitlines()) == 1, printed.err
     for word in words:
         assert word in printed.err
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before, "nothing made, nothing lost"
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before, "nothing made, nothing lost"
 
 
 @pytest.mark.parametrize(

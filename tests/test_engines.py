@@ -214,3 +214,57 @@ def test_steady_state_of_sgd_on_a_quadratic_loss():
         # The variance of a Gaussian estimated from n draws has a standard error of sqrt(2 / n) of itself.
         assert weights[:, k].var() == pytest.approx(expected, rel=4 * np.sqrt(2 / students))
         assert abs(weights[:, k].mean()) < 4 * np.sqrt(expected / students)
+
+
+def one_weight(engine, u, precision):
+    """Batch loss of students with the single weight u, feature 1, readout 1 and target 0: tanh(u)^2 / 2."""
+    experiment = small(
+        network=Network((1, 1, 1, 1), "tanh", (2,)), sgd=Sgd(batch_size=1), precision=precision,
+        grid=Grid(temperatures=(1.0,), sigma_w=tuple(range(1, len(u) + 1)), seeds=1),
+    )  # fmt: skip
+    skip_without(engine, experiment)
+    bench = Bench(experiment, engine)
+    bench.tasks = jax.tree.map(jnp.ones_like, bench.tasks)._replace(
+        label=bench.tasks.label, targets=jnp.zeros_like(bench.tasks.targets)
+    )
+    weights = jnp.broadcast_to(jnp.asarray(u, precision).reshape(1, 1, -1, 1, 1), bench.state.weights[0].shape)
+    bench.state = bench.state._replace(weights=(jax.device_put(weights, bench.state.weights[0].sharding),))
+    return np.array(bench.advance(1).state.loss_sum[0, 0])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("engine", ["fused", "native"])
+def test_tanh_is_good_to_a_few_ulp_and_saturates(engine, precision):
+    u = np.concatenate([np.logspace(-6, 1, 300), -np.linspace(0.01, 9, 200), [25.0, -1000.0]]).astype(precision)
+    with jax.enable_x64(precision == "float64"):
+        loss = one_weight(engine, u, precision)
+    exact = np.tanh(u.astype(np.longdouble)) ** 2 / 2
+    # Squaring doubles the relative error of tanh; halving it is exact.
+    ulp = np.finfo(precision).eps
+    assert np.abs(loss / exact - 1).max() < 2 * 5 * ulp
+    assert (loss[-2:] == 0.5).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_student_that_overflows_is_dated_and_alone(engine):
+    """A learning rate that is infinite in float32 makes the first update the last finite one."""
+    grid = Grid(temperatures=(2.0**126, 2**-5), sigma_w=(1.0, 0.125), seeds=2)
+    experiment = small(grid=grid)
+    skip_without(engine, experiment)
+    with np.errstate(over="ignore"):
+        bench = Bench(experiment, engine).advance(25)
+    diverged = np.array(bench.state.diverged_step)[:2]
+    assert (diverged[:, 0] == 1).all()
+    assert (diverged[:, 1] == -1).all()
+    assert np.isfinite(np.array(bench.state.weights[0])[:2, 1]).all()
+
+
+def test_a_mark_opens_the_window_anew():
+    bench = Bench(small(sgd=Sgd(momentum=0.5), grid=Grid(temperatures=(0.1,), sigma_w=(1.0,), seeds=2)), "autodiff").advance(
+        3
+    )
+    assert float(jnp.abs(bench.state.gradient_sum[0]).max()) > 0
+    marked = bench.ensemble.mark(bench.state)
+    assert not np.array(marked.loss_sum).any()
+    assert not np.array(marked.gradient_sum[0]).any()
+    assert (np.array(marked.mark[0]) == np.array(marked.weights[0])).all()

@@ -7,7 +7,7 @@ import pytest
 from conftest import small
 
 import phasejax
-from phasejax import Grid, Network, Observable, Schedule, TeacherStudent, ensemble, observables
+from phasejax import Grid, Network, Observable, Schedule, TeacherStudent, observables
 from phasejax.experiment import ExperimentError
 
 
@@ -37,7 +37,6 @@ def test_the_standard_set_against_numpy():
     experiment = small(
         grid=Grid(temperatures=(0.25, 1.0), sigma_w=(1.0, 0.125), seeds=2), schedule=Schedule(40), precision="float64"
     )
-    captured = []
     probe = Observable(
         "probe", lambda s, t: jnp.stack([jnp.sum(s.features), s.sigma_w, s.learning_rate]), "probe", ("part",)
     )
@@ -90,6 +89,14 @@ def test_the_gradient_while_w_moves_is_the_displacement_over_the_window():
     assert np.isnan(data.train_loss.sel(step=0)).all()
 
 
+def test_the_gradient_of_the_last_epoch_is_the_displacement_over_it():
+    long, short = (phasejax.simulate(small(schedule=Schedule(steps), precision="float64")) for steps in (40, 20))
+    moved = long.weights.sel(step_decades=40) - short.weights.sel(step_decades=20)
+    expected = np.sqrt((moved**2).sum(("node", "input"))) / long.learning_rate / 20
+    found = long.gradient_norm.sel(step=40)
+    np.testing.assert_allclose(found, expected.transpose(*found.dims), rtol=1e-9)
+
+
 def test_the_window_is_the_last_epoch():
     """Train loss at 2 epochs, from sums over all records' windows: epochs are averaged apart from each other."""
     experiment = small(schedule=Schedule(40, records_per_decade=100), precision="float64")
@@ -118,16 +125,30 @@ def test_ones_own_observable_must_have_a_name_of_its_own():
 
 
 def test_scales_of_layers():
-    network = Network((3, 6, 4, 1), "tanh", (1, 2), sigma_w_scale=(1.0, 0.25))
-    plain = phasejax.simulate(small(network=Network((3, 6, 4, 1), "tanh", (1, 2)), schedule=Schedule(0)))
-    scaled = phasejax.simulate(small(network=network, schedule=Schedule(0)))
-    np.testing.assert_array_equal(scaled.weights_1, plain.weights_1)
-    np.testing.assert_array_equal(scaled.weights_2, plain.weights_2 / 4)
+    draws = (jnp.ones((2, 3)), jnp.ones((4, 2)))
+    task = phasejax.task.Task(*[jnp.zeros(())] * 2, draws, *[jnp.zeros(())] * 5)
+    starts = phasejax.task.start(Network((3, 2, 4, 1), "tanh", (1, 2), sigma_w_scale=(1.0, 0.25)), task, jnp.float32(8.0))
+    assert [float(w[0, 0]) for w in starts] == [8.0, 2.0]
 
 
-def test_half_of_the_seeds_data_is_its_own_and_the_test_inputs_are_shared():
+def test_an_observable_must_give_what_it_declares():
+    for function, dims, word in (
+        (lambda s, t: s.features, (), "2 axes"),
+        (lambda s, t: s.step > 0, (), "bool"),
+        (lambda s, t: None, (), "no array"),
+        (lambda s, t: s.step, ("seed",), "dims"),
+    ):
+        with pytest.raises(ExperimentError, match=word):
+            phasejax.simulate(small(), observe=[Observable("mine", function, "mine", dims)])
+    for name in ("temperature", "level", "two words"):
+        with pytest.raises(ExperimentError, match="observe"):
+            phasejax.simulate(small(), observe=[Observable(name, lambda s, t: s.step, "mine")])
+    with pytest.raises(ExperimentError, match="sometimes"):
+        phasejax.simulate(small(), observe=[Observable("mine", lambda s, t: s.step, "mine", when="sometimes")])
+
+
+def test_seeds_have_data_of_their_own_and_share_the_test_inputs():
     experiment = small(task=TeacherStudent(samples=8, test_samples=4), network=Network(trainable=(1,)))
     tasks = jax.vmap(lambda label: phasejax.task.make_task(experiment, label))(jnp.arange(2, dtype=jnp.int32))
     assert (tasks.test_features[0] == tasks.test_features[1]).all()
     assert not (tasks.features[0] == tasks.features[1]).any()
-    assert ensemble.State._fields[0] == "weights"
