@@ -139,9 +139,8 @@ def measured_jamming_line(dataset: xr.Dataset) -> float:
     The contrast log(density at 0 / maximum elsewhere), with neighbouring bins of the symmetrised density averaged, is
     interpolated in log 1/sigma_W. NaN where it does not change sign on the grid.
     """
-    density = dataset.feature_density.isel(step_ends=0).mean(
-        [d for d in ("temperature", "learning_rate", "seed") if d in dataset.dims]
-    )
+    initial = dataset.feature_density.isel(step_ends=0)
+    density = initial.mean([dim for dim in initial.dims if dim not in ("sigma_w", "feature")])
     density = density.sortby("inverse_sigma_w").values
     density = density + density[:, ::-1]
     smooth = (density[:, :-2] + density[:, 1:-1] + density[:, 2:]) / 3
