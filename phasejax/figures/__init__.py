@@ -1,6 +1,7 @@
 """The figures: one function each, Dataset in, matplotlib Figure out. Nothing here knows how a run was made."""
 
 import inspect
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,8 @@ def draw_all(
     Raises:
         ExperimentError: there is no such figure, or no such record.
     """
+    # It finds matplotlib's own fonts too old, at every PDF.
+    logging.getLogger("fontTools").setLevel(logging.ERROR)
     names = chosen(only)
     until(dataset, step)
     written = []
