@@ -289,13 +289,21 @@ def read_experiment(out: str | Path) -> Experiment:
 
 @contextlib.contextmanager
 def atomically(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write under; it becomes `path` whole and synced to disk, or not at all."""
+    """Give a temporary name to write under; it becomes `path` whole and synced to disk, or not at all.
+
+    Raises:
+        StoreError: the disk does not take it.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
+    except OSError as error:  # a full disk, say
+        raise StoreError(
+            f"{path} could not be written: {error.strerror or error}; --resume goes on once it can be."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -155,6 +155,26 @@ def test_a_second_writer_is_refused(tmp_path):
     assert list((tmp_path / "run").iterdir()) == [tmp_path / "run" / "lock"]
 
 
+def test_a_full_disk_is_one_sentence_and_resumable(finished, tmp_path, monkeypatch):
+    experiment, path = finished
+    original, calls = np.savez, []
+
+    def full(*arguments, **arrays):
+        calls.append(1)
+        if len(calls) == 5:
+            raise OSError(28, "No space left on device")
+        original(*arguments, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        with pytest.raises(StoreError, match=r"could not be written: No space left on device"):
+            phasejax.simulate(experiment, tmp_path / "run", checkpoint_seconds=0)
+    assert not list((tmp_path / "run").glob("*.tmp"))
+    resumed = phasejax.simulate(experiment, tmp_path / "run", resume=True)
+    with xr.open_dataset(path) as expected:
+        xr.testing.assert_identical(resumed.drop_attrs(), expected.drop_attrs())
+
+
 def test_a_folder_that_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(StoreError, match="cannot be written to"):
