@@ -134,10 +134,10 @@ def transition(
 
 
 def measured_jamming_line(dataset: xr.Dataset) -> float:
-    """1/sigma_W below which the initial features have side peaks: their density at 0 is no longer its maximum.
+    """1/sigma_W below which the initial features have side peaks: their density at 0 falls below that near the ends.
 
-    The contrast log(density at 0 / maximum elsewhere), with neighbouring bins of the symmetrised density averaged, is
-    interpolated in log 1/sigma_W. NaN where it does not change sign on the grid.
+    The contrast log(density at 0 / maximum in the outer quarters), with neighbouring bins of the symmetrised density
+    averaged, is interpolated in log 1/sigma_W. NaN where it does not change sign on the grid.
     """
     initial = dataset.feature_density.isel(step_ends=0)
     density = initial.mean([dim for dim in initial.dims if dim not in ("sigma_w", "feature")])

@@ -33,7 +33,7 @@ class Observable:
     name: str
     """The variable's name."""
     function: Callable[..., Array]
-    """(student, task) -> array of shape `sizes`, or task -> array for `when="once"`."""
+    """(student, task) -> array with an axis for each of `dims`, or task -> array for `when="once"`."""
     long_name: str
     """What it is, in words."""
     dims: tuple[str, ...] = ()
@@ -75,9 +75,9 @@ class Student(NamedTuple):
     outputs: Array
     """On the test inputs, (A, n_L)."""
     train_loss: Array
-    """Mean batch loss over the window, each before its update; NaN at step 0."""
+    """Mean batch loss over the window, each before its update; NaN where no window was open, at step 0 for one."""
     gradient_norm: Array
-    """Norm of the mean batch gradient over the window, while W moves; NaN at step 0."""
+    """Norm of the mean batch gradient over the window, while W moves; NaN likewise."""
     diverged_step: Array
     """int32, -1 if it never diverged."""
     dynamics: tuple[LevelDynamics | None, ...]
