@@ -159,7 +159,15 @@ def _read(path: Path) -> Iterator[netCDF4.Dataset]:
         raise DamagedError(f"{path} is damaged: it cannot be opened") from None
     with nc:
         nc.set_auto_mask(False)
+        for variable in nc.variables.values():
+            _forget(variable)
         yield nc
+
+
+def _forget(variable: netCDF4.Variable) -> None:
+    """Keep no more than a chunk of a variable in memory: each is read or written once. (The library's own is 64 MB each.)"""
+    if variable.chunking() not in (None, "contiguous"):
+        variable.set_var_chunk_cache(_MAX_CHUNK)
 
 
 def _values(path: Path, variable: netCDF4.Variable, *where: Any) -> np.ndarray:
@@ -199,15 +207,15 @@ def _variable(
         how |= {"compression": compression, "complevel": 1, "shuffle": True, "fletcher32": True, "chunksizes": chunks}
     variable = nc.createVariable(name, dtype, dims, **how)
     variable.setncatts({key: value for key, value in described.items() if value})
+    _forget(variable)
     return variable
 
 
 def _chunks(shape: Sequence[int], itemsize: int) -> list[int]:
     """Chunks that end where a record does, cut along leading axes until they are at most a few megabytes."""
     chunks = [1, *shape[1:]] if len(shape) > 2 else list(shape)
-    for k in range(len(chunks)):
-        if math.prod(chunks) * itemsize > _MAX_CHUNK:
-            chunks[k] = 1
+    for k, length in enumerate(chunks):
+        chunks[k] = max(1, min(length, length * _MAX_CHUNK // max(1, math.prod(chunks) * itemsize)))
     return chunks
 
 

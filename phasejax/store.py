@@ -299,23 +299,31 @@ def open_run(path: str | Path) -> xr.Dataset:
             return xr.open_dataset(file)
         except (OSError, ValueError):
             raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
+    if not folder.is_dir():
+        raise StoreError(f"{path} holds no run: neither {file} nor a folder {folder} is there.")
+    experiment = read_experiment(path)
     parts = [open_run(slab) for slab in slabs(folder).values() if has_records(slab)]
     if parts:
         # Slabs may be at different steps: what all of them have recorded is a run.
         data = xr.concat(parts, "seed", data_vars="all", coords="minimal", compat="override", join="inner",
                          combine_attrs="drop")  # fmt: skip
-        return data.assign_attrs(experiment=(folder / "experiment.toml").read_text("utf-8"))
+        return data.assign_attrs(experiment=experiment.to_toml())
     segments = _segments(folder)
     if not segments:
         raise StoreError(f"{path} holds no run: neither {file} nor records in {folder} are there.")
-    opened = [xr.open_dataset(segment) for segment in segments]
+    try:
+        opened = [xr.open_dataset(segment) for segment in segments]
+    except (OSError, ValueError):
+        raise StoreError(
+            f"the records in {folder} are damaged: one of them is not a netCDF file, or not a whole one."
+        ) from None
     data = {
         name: xr.concat([part[name] for part in opened if name in part], axis[0])
         if (axis := [str(dim) for dim in variable.dims if dim in STEP_AXES.values()])
         else variable
         for name, variable in opened[0].data_vars.items()
     }
-    return xr.Dataset(data, attrs={"experiment": (folder / "experiment.toml").read_text("utf-8")})
+    return xr.Dataset(data, attrs={"experiment": experiment.to_toml()})
 
 
 def read_experiment(out: str | Path) -> Experiment:
