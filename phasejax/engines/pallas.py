@@ -20,8 +20,8 @@ from phasejax.ensemble import Advance, State
 from phasejax.experiment import Experiment
 from phasejax.task import Batches, Task
 
-# 32-bit registers that each of the 32 lanes has for weights and gradient factors. A lane has 255 in all; with 144 of them
-# spoken for, Triton spills none for sm_90 in either precision (batches of 16: 8 bytes).
+# 32-bit registers that each of the 32 lanes has for weights and gradient factors, out of 255 for everything. Compiled for
+# sm_90, larger networks and batches spill at 160.
 _REGISTERS = 144
 # The loop over a batch is written out, so a larger one makes a long program.
 _MOST_SAMPLES = 16
