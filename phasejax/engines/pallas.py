@@ -29,9 +29,10 @@ _MOST_SAMPLES = 16
 
 def why_not(experiment: Experiment, device: Any) -> str | None:
     """A sentence why this engine does not apply to an experiment on a device, or None if it does."""
-    # AMD's GPUs, whose capability reads "gfx...", have never been tried.
-    if device.platform != "gpu" or not device.compute_capability[0].isdigit():
-        return "it is for NVIDIA GPUs"
+    # XLA compiles Triton from Ampere on; AMD's GPUs, whose capability reads "gfx...", have never been tried.
+    major = device.compute_capability.partition(".")[0] if device.platform == "gpu" else ""
+    if not major.isdigit() or int(major) < 8:
+        return "it is for NVIDIA GPUs of compute capability 8.0 or newer"
     reason = fused.why_not(experiment)
     if reason:
         return reason
