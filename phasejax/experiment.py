@@ -19,7 +19,7 @@ from phasejax.activations import activation_names
 Order = Literal["cyclic", "shuffled", "iid"]
 Optimiser = Literal["sgd", "adam"]
 Precision = Literal["float32", "float64"]
-EngineName = Literal["auto", "native", "fused", "autodiff"]
+EngineName = Literal["auto", "native", "pallas", "fused", "autodiff"]
 Reading = Literal["drift", "x_basis", "text", "released"]
 
 PRESETS = ("quick", "desk", "paper")

@@ -1,4 +1,4 @@
-"""fused = native = autodiff = a plain NumPy loop, where trajectories can be compared and one step at a time elsewhere."""
+"""All engines = a plain NumPy loop, where trajectories can be compared, and one step at a time elsewhere."""
 
 import dataclasses
 
@@ -9,9 +9,10 @@ import pytest
 from conftest import COLD, small
 
 from phasejax import Experiment, ExperimentError, Grid, Network, Schedule, Sgd, TeacherStudent, engines, observables
+from phasejax.engines import pallas
 from phasejax.ensemble import build
 
-ENGINES = ("autodiff", "fused", "native")
+ENGINES = ("autodiff", "fused", "native", "pallas")
 
 
 def numpy_loop(w, features, targets, readout, rates):
@@ -26,14 +27,27 @@ def numpy_loop(w, features, targets, readout, rates):
     return w
 
 
+def advance_of(experiment, engine):
+    """The engine's `advance`: without a GPU the kernel of pallas is interpreted, without a compiler the test is skipped."""
+    on_gpu = jax.devices()[0].platform == "gpu"
+    if engine == "pallas" and not on_gpu:
+        return pallas.engine(interpret=True)
+    try:
+        return engines.choose(experiment, engine, jax.devices()).advance
+    except ExperimentError as reason:
+        if "compiler" not in str(reason) and not (engine == "native" and on_gpu):
+            raise
+        pytest.skip(str(reason))
+
+
 class Bench:
     """An ensemble with its state, and the numbers that numpy needs to follow it."""
 
     def __init__(self, experiment, engine):
         self.experiment = experiment
         self.dtype = experiment.precision
-        chosen = engines.choose(experiment, engine, jax.devices())
-        self.ensemble = build(experiment, chosen.advance, observables.standard(experiment.network), jax.devices())
+        advance = advance_of(experiment, engine)
+        self.ensemble = build(experiment, advance, observables.standard(experiment.network), jax.devices())
         self.tasks = self.ensemble.tasks(self.ensemble.place(self.ensemble.pad(experiment.seed_labels)))
         self.state = self.ensemble.init(self.tasks, jnp.asarray(experiment.grid.sigma_w, self.dtype))
         self.rates = jnp.asarray(experiment.learning_rates, self.dtype)
@@ -55,22 +69,12 @@ class Bench:
         return self
 
 
-def skip_without(engine, experiment):
-    try:
-        engines.choose(experiment, engine, jax.devices())
-    except ExperimentError as reason:
-        if "compiler" not in str(reason):
-            raise
-        pytest.skip(str(reason))
-
-
 @pytest.mark.parametrize("order", ["cyclic", "shuffled", "iid"])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_hundred_cold_steps_equal_a_numpy_loop(engine, order):
     experiment = small(
         grid=Grid(temperatures=COLD, sigma_w=(256.0, 1.0, 0.125), seeds=3), sgd=Sgd(order=order), precision="float64"
     )
-    skip_without(engine, experiment)
     with jax.enable_x64(True):
         bench = Bench(experiment, engine)
         start = np.array(bench.state.weights[0])
@@ -91,7 +95,6 @@ def test_one_step_in_every_cell_of_the_grid(engine, precision, tolerance):
     """From states taken along a run, in all 144 cells, chaotic ones included."""
     grid = dataclasses.replace(Grid(), seeds=2)
     experiment = small(grid=grid, sgd=Sgd(order="shuffled"), precision=precision)
-    skip_without(engine, experiment)
     with jax.enable_x64(precision == "float64"):
         bench = Bench(experiment, engine)
         for steps in (0, 1, 30, 169):
@@ -118,7 +121,6 @@ def test_one_step_in_every_cell_of_the_grid(engine, precision, tolerance):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_training_loss_is_summed_before_each_update(engine):
     experiment = small(grid=Grid(temperatures=(0.25,), sigma_w=(1.0,), seeds=2), precision="float64")
-    skip_without(engine, experiment)
     with jax.enable_x64(True):
         bench = Bench(experiment, engine)
         start, batches = np.array(bench.state.weights[0][0, 0, 0]), bench.batches()
@@ -222,7 +224,6 @@ def one_weight(engine, u, precision):
         network=Network((1, 1, 1, 1), "tanh", (2,)), sgd=Sgd(batch_size=1), precision=precision,
         grid=Grid(temperatures=(1.0,), sigma_w=tuple(range(1, len(u) + 1)), seeds=1),
     )  # fmt: skip
-    skip_without(engine, experiment)
     bench = Bench(experiment, engine)
     bench.tasks = jax.tree.map(jnp.ones_like, bench.tasks)._replace(
         label=bench.tasks.label, targets=jnp.zeros_like(bench.tasks.targets)
@@ -233,8 +234,10 @@ def one_weight(engine, u, precision):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("engine", ["fused", "native"])
+@pytest.mark.parametrize("engine", ["fused", "native", "pallas"])
 def test_tanh_is_good_to_a_few_ulp_and_saturates(engine, precision):
+    if engine == "pallas" and jax.devices()[0].platform != "gpu":
+        pytest.skip("interpreted it has the tanh of XLA; its own is that of a GPU")
     u = np.concatenate([np.logspace(-6, 1, 300), -np.linspace(0.01, 9, 200), [25.0, -1000.0]]).astype(precision)
     with jax.enable_x64(precision == "float64"):
         loss = one_weight(engine, u, precision)
@@ -250,7 +253,6 @@ def test_a_student_that_overflows_is_dated_and_alone(engine):
     """A learning rate that is infinite in float32 makes the first update the last finite one."""
     grid = Grid(temperatures=(2.0**126, 2**-5), sigma_w=(1.0, 0.125), seeds=2)
     experiment = small(grid=grid)
-    skip_without(engine, experiment)
     with np.errstate(over="ignore"):
         bench = Bench(experiment, engine).advance(25)
     diverged = np.array(bench.state.diverged_step)[:2]
