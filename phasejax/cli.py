@@ -1,4 +1,4 @@
-"""The command line: `python -m phasejax run | figures`. The options of `run` are the experiment's own fields.
+"""The command line: `python -m phasejax run | status | merge | figures`; the options of `run` are an experiment's fields.
 
 Refusals are one sentence on standard error and exit code 2. Neither jax nor xarray is imported before it is needed.
 """
@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import math
 import os
 import re
 import signal
@@ -23,7 +24,8 @@ import tyro
 from phasejax.experiment import PRESETS, EngineName, Experiment, ExperimentError, Reading, refuse
 
 T = TypeVar("T")
-_USAGE = "usage: python -m phasejax {run,figures} [options]   (each has its own --help)"
+_USAGE = "usage: python -m phasejax {run,status,merge,figures} [options]   (each has its own --help)"
+_TIMED_OUT = 124
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,26 @@ class Run:
     """Where to train; auto takes an accelerator if there is one."""
     engine: EngineName = "auto"
     """How to advance students; auto takes the fastest that applies."""
+    shard: str | None = None
+    """Train one of n slabs of the seeds, i/n with i from 0, in a folder of its own; auto takes i and n from SLURM."""
+    time_limit: str | None = None
+    """Write a checkpoint and stop after this long, 3h50m for instance."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Say how far a run is."""
+
+    run: tyro.conf.Positional[Path]
+    """The run, runs/paper."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Make one file of a run whose slabs of seeds are all finished."""
+
+    run: tyro.conf.Positional[Path]
+    """The run, runs/paper."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +89,15 @@ class Figures:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and leave with its exit code: 0 done, 2 refused, 130 or 143 interrupted by SIGINT or SIGTERM."""
+    """Run a command and leave with its exit code.
+
+    0 is done, 2 refused, 124 stopped at the time limit, 130 or 143 interrupted by SIGINT or SIGTERM.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"run": run, "figures": figures}
+    commands = {"run": run, "status": status, "merge": merge, "figures": figures}
     if not arguments or arguments[0] not in commands:
         asked = bool(arguments) and arguments[0] in ("-h", "--help")
-        print(_USAGE if asked or not arguments else f"{arguments[0]!r} is no command: choose run or figures.",
+        print(_USAGE if asked or not arguments else f"{arguments[0]!r} is no command: choose from {', '.join(commands)}.",
               file=sys.stdout if asked else sys.stderr)  # fmt: skip
         sys.exit(0 if asked else 2)
     commands[arguments[0]](arguments[1:])
@@ -83,14 +108,44 @@ def run(argv: Sequence[str]) -> NoReturn:
     with _one_sentence():
         options = _read_run(argv)
         out = options.resume or options.out or _default_out(options)
+        seconds = _seconds(options.time_limit)
+        from phasejax import shards, store
+
+        shard = shards.read_shard(options.shard) if options.shard else None
+        if not shards.plan(out, options.experiment, shard, options.resume is not None, options.overwrite):
+            what = "its share of the seeds" if shard else store.paths(out)[1]
+            print(f"{what} is finished already.")
+            sys.exit(0)
+        _train(options, out, shard, _devices(options.device), time.monotonic() + seconds)
+    sys.exit(0)
+
+
+def status(argv: Sequence[str]) -> NoReturn:
+    """The command `status`: say how far a run is, a line for every slab of it. Arguments as on the command line."""
+    with _one_sentence():
+        out = _parse(Status, argv, "status").run
         from phasejax import store
 
-        store.check(out, options.experiment, resume=options.resume is not None, overwrite=options.overwrite)
-        if options.resume and store.paths(out)[1].exists():
-            print(f"{store.paths(out)[1]} is finished already.")
-            sys.exit(0)
-        devices = _devices(options.device)
-        _train(options, out, devices)
+        folder, file = store.paths(out)
+        experiment = store.read_experiment(out)
+        parts = [] if file.exists() else list(store.slabs(folder).values())
+        if store.has_states(folder) or not parts:
+            parts.append(out)
+        for part in parts:
+            print(_so_far(store.progress(part)))
+        lacking = set(experiment.seed_labels).difference(*(store.progress(part).experiment.seed_labels for part in parts))
+        if lacking:
+            print(f"{len(lacking)} of {experiment.grid.seeds} seeds have not been begun.")
+    sys.exit(0)
+
+
+def merge(argv: Sequence[str]) -> NoReturn:
+    """The command `merge`: one file of all slabs. Arguments as on the command line."""
+    with _one_sentence():
+        out = _parse(Merge, argv, "merge").run
+        from phasejax import shards
+
+        print(f"Wrote {shards.merge(out)}.")
     sys.exit(0)
 
 
@@ -112,7 +167,7 @@ def figures(argv: Sequence[str]) -> NoReturn:
     sys.exit(0)
 
 
-def _train(options: Run, out: Path, devices: Sequence[Any]) -> None:
+def _train(options: Run, out: Path, shard: Any, devices: Sequence[Any], until: float) -> None:
     from phasejax.simulation import Interrupted, simulate
     from phasejax.store import paths
 
@@ -130,17 +185,59 @@ def _train(options: Run, out: Path, devices: Sequence[Any]) -> None:
     try:
         dataset = simulate(
             options.experiment, out, engine=options.engine, devices=devices, resume=options.resume is not None,
-            overwrite=options.overwrite, progress=True, interrupted=lambda: bool(received),
+            overwrite=options.overwrite, shard=shard, progress=True,
+            interrupted=lambda: bool(received) or time.monotonic() > until,
         )  # fmt: skip
     except Interrupted as stop:
-        print(f"Interrupted, {stop}: --resume {folder} goes on from there.", file=sys.stderr)
-        sys.exit(128 + received[0])
+        how = "Interrupted" if received else "Out of time"
+        again = f"--resume {folder}" + (f" --shard {shard.index}/{shard.count}" if shard else "")
+        print(f"{how}, {stop}: {again} goes on from there.", file=sys.stderr)
+        sys.exit(128 + received[0] if received else _TIMED_OUT)
     seconds, experiment = time.monotonic() - started, options.experiment
+    if shard:
+        print(f"Wrote the slab of shard {shard.index}/{shard.count} in {seconds:.0f} s. Once all are finished, "
+              f"python -m phasejax merge {folder} makes one file of them.")  # fmt: skip
+        return
     print(
         f"Wrote {file} ({file.stat().st_size / 1e6:.0f} MB): {dataset.sizes['step']} records of {experiment.students:,} "
         f"students up to step {experiment.schedule.steps:,}, in {seconds:.0f} s with engine {dataset.attrs['engine']}. "
         f'Open it with xarray.open_dataset("{file}").'
     )
+
+
+def _so_far(part: Any) -> str:
+    """How far a run or a slab is, in a line."""
+    experiment, steps = part.experiment, part.experiment.schedule.steps
+    if part.finished:
+        return f"{part.out}: finished, {part.records} records of {experiment.students:,} students up to step {steps:,}."
+    share = part.step / steps if steps else 0.0
+    words = f"{part.out}: step {part.step:,} of {steps:,} ({100 * share:.1f} %), {part.records} records"
+    if not part.owner:
+        return f"{words}; nobody is writing, --resume goes on."
+    if part.speed:
+        left = max(0.0, (steps - part.step) / part.speed - (time.time() - part.written))
+        words += f"; {part.speed * experiment.students:.2e} student-steps/s, {_duration(left)} to go"
+    return f"{words}; {part.owner} is writing."
+
+
+def _duration(seconds: float) -> str:
+    """A time in words, to the two units that matter."""
+    minutes, hours, days = round(seconds / 60), round(seconds / 3600), round(seconds / 86400)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if hours < 2:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{days} days"
+
+
+def _seconds(text: str | None) -> float:
+    """A time limit such as 3h50m in seconds; infinite if there is none."""
+    if text is None:
+        return math.inf
+    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if not found or not any(found.groups()):
+        raise refuse("time_limit", text, "give days, hours, minutes and seconds, as 3h50m or 90s")
+    return float(sum(int(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True)))
 
 
 def _devices(name: str) -> Sequence[Any]:

@@ -100,8 +100,11 @@ class Ensemble:
         extra = range(max(labels) + 1, max(labels) + 1 + each * self.devices - len(labels))
         return (np.array([*labels, *extra]) % 2**31).astype(np.int32)
 
-    def check(self, experiment: Experiment, observables: Sequence[Observable]) -> None:
+    def check(self, experiment: Experiment, observables: Sequence[Observable]) -> tuple[dict[str, int], int]:
         """Trace every observable without running it.
+
+        Returns:
+            Bytes of one record on each occasion it is taken, and of the state.
 
         Raises:
             ExperimentError: one does not give a number array with the axes it declares.
@@ -113,6 +116,7 @@ class Ensemble:
         ]
         tasks = jax.eval_shape(self.tasks, jax.ShapeDtypeStruct(self.pad(experiment.seed_labels).shape, jnp.int32))
         state = jax.eval_shape(self.init, tasks, vectors[1])
+        sizes = {}
         for when, observe in self.observe.items():
             arguments = (tasks,) if when == "once" else (state, tasks, *vectors, scalar, scalar)
             found = jax.eval_shape(observe, *arguments)
@@ -120,6 +124,8 @@ class Ensemble:
             for observable in observables:
                 if observable.when == when:
                     observable.check(found[observable.name], leading)
+            sizes[when] = _bytes(found)
+        return sizes, _bytes(state)
 
 
 def build(experiment: Experiment, advance: Advance, observables: Sequence[Observable], devices: Sequence[Any]) -> Ensemble:
@@ -144,6 +150,10 @@ def build(experiment: Experiment, advance: Advance, observables: Sequence[Observ
         mark=_mark(on),
         observe={when: _observe(when, network, chosen, on) for when, chosen in by_occasion.items() if chosen},
     )
+
+
+def _bytes(arrays: Any) -> int:
+    return sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(arrays))
 
 
 _SEED, _EVERYWHERE = PartitionSpec("seed"), PartitionSpec()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,20 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from phasejax import engines, observables
+from phasejax import engines, observables, shards, store
 from phasejax.ensemble import Ensemble, State, build
-from phasejax.experiment import EngineName, Experiment, Stop
+from phasejax.experiment import EngineName, Experiment, Stop, refuse
+from phasejax.netcdf import Record
 from phasejax.observables import Observable
-from phasejax.store import Checkpoint, Record, Store, check, open_run, paths
+from phasejax.shards import Shard
+from phasejax.store import Checkpoint, Store, paths
 from phasejax.task import Task
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "xarray", "netCDF4")
 # Float32 products must be float32 products everywhere; the default lets GPUs and TPUs round them to fewer bits.
 _MATMUL_PRECISION = "highest"
+# A call is cut so that it ends after about this long: nothing that is asked of a run waits longer.
+_CALL_SECONDS = 3.0
 
 
 class Interrupted(Exception):
@@ -45,6 +49,7 @@ def simulate(
     devices: Sequence[Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    shard: Shard | tuple[int, int] | None = None,
     progress: bool = False,
     checkpoint_seconds: float = 30.0,
     interrupted: Callable[[], bool] = lambda: False,
@@ -58,46 +63,72 @@ def simulate(
         engine: how to advance students; "auto" takes the fastest that applies.
         devices: JAX devices over which seeds are spread; None takes all there are.
         resume: go on with the run in `out`, from its last checkpoint; a finished one is returned as it is.
-        overwrite: delete what is in `out`.
+        overwrite: delete what is in `out`; with `shard` only its own slab.
+        shard: (i, n) trains the i-th, from 0, of n slabs of seeds, in a folder of its own under `out`; once all are there,
+            `phasejax.shards.merge` makes the one file.
         progress: show a progress bar on standard error if that is a terminal, and name the engine.
-        checkpoint_seconds: a checkpoint is written at the first stop after this many seconds.
-        interrupted: asked at every stop; once it says True a checkpoint is written and `Interrupted` raised.
+        checkpoint_seconds: a checkpoint is written after the first call after this many seconds.
+        interrupted: asked every few seconds; once it says True a checkpoint is written and `Interrupted` raised.
 
     Returns:
         A Dataset with dims (step, temperature, sigma_w, seed), further ones for vectors (level) and for what is recorded
-        more rarely (step_decades, step_ends). With `out` it is opened from the file, lazily.
+        more rarely (step_decades, step_ends). With `out` it is opened from the file, lazily; with `shard` it has what all
+        slabs have so far.
 
     Raises:
-        ExperimentError: the engine does not apply, or an observable's name is taken.
-        StoreError: `out` exists, cannot be written to, or holds another experiment.
+        ExperimentError: the engine does not apply, an observable's name is taken, or there is no such shard.
+        StoreError: `out` exists, cannot be written to, holds another experiment, or the disk is too small.
         Interrupted: `interrupted` said so.
     """
     if out is None:
+        if shard:
+            raise refuse("out", None, "a shard needs an output, which it shares with the others")
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             simulate(experiment, run, observe=observe, engine=engine, devices=devices, progress=progress,
                      checkpoint_seconds=checkpoint_seconds, interrupted=interrupted).close()  # fmt: skip
             return xr.load_dataset(paths(run)[1])
 
-    check(out, experiment, resume, overwrite)
-    folder, file = paths(out)
-    if resume and file.exists():
-        return open_run(file)
+    pieces = shards.plan(out, experiment, shard and Shard(*shard), resume, overwrite)
+    if not pieces:
+        return shards.finish(out, shard is None)
+    folder, _ = paths(out)
     chosen_devices = list(devices or jax.devices())
     chosen = engines.choose(experiment, engine, chosen_devices)
     every = observables.combine(observables.standard(experiment.network), observe)
     attributes = provenance(experiment, chosen.name, chosen_devices)
+    if progress:
+        print(f"engine {chosen.name} on {_device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr)
     with jax.enable_x64(experiment.precision == "float64"), jax.default_matmul_precision(_MATMUL_PRECISION):
-        ensemble = build(experiment, chosen.advance, every, chosen_devices)
-        ensemble.check(experiment, every)
-        with Store(out, experiment, every, attributes, resume, overwrite) as store:
-            if progress:
-                print(
-                    f"engine {chosen.name} on {_device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr
-                )
-            _Run(experiment, ensemble, store, progress, checkpoint_seconds, interrupted).to_the_end()
-            store.consolidate()
-    return open_run(file)
+        for piece in pieces:
+            ensemble = build(piece.experiment, chosen.advance, every, chosen_devices)
+            space = _space(piece.experiment, *ensemble.check(piece.experiment, every))
+            if piece.out != folder:
+                store.keep_experiment(folder, experiment)
+            own = attributes | {"experiment": piece.experiment.to_toml()}
+            with Store(piece.out, piece.experiment, every, own, resume, overwrite, space) as files:
+                if progress and files.left_by:
+                    print(f"{files.left_by} is gone and left {files.folder}: going on with it.", file=sys.stderr)
+                checkpoint = files.latest()
+                if piece.source and not checkpoint:
+                    files.take_over(piece.source)
+                    checkpoint = files.latest()
+                run = _Run(piece.experiment, ensemble, files, checkpoint, progress, checkpoint_seconds, interrupted)
+                run.to_the_end()
+                files.consolidate()
+    return shards.finish(out, shard is None)
+
+
+def _space(experiment: Experiment, record_bytes: Mapping[str, int], state_bytes: int) -> int:
+    """Bytes that a run takes at most: segments and the finished file, which has them once more, and three states."""
+    stops = experiment.stops()
+    times = {
+        "records": sum(stop.record for stop in stops),
+        "decades": sum(stop.decade for stop in stops),
+        "ends": sum(stop.end for stop in stops),
+        "once": 1,
+    }
+    return 2 * sum(times[when] * size for when, size in record_bytes.items()) + 3 * state_bytes
 
 
 def provenance(experiment: Experiment, engine: str, devices: Sequence[Any]) -> dict[str, str]:
@@ -152,12 +183,13 @@ class _Run:
         self,
         experiment: Experiment,
         ensemble: Ensemble,
-        store: Store,
+        files: Store,
+        checkpoint: Checkpoint | None,
         progress: bool,
         checkpoint_seconds: float,
         interrupted: Callable[[], bool],
     ) -> None:
-        self._experiment, self._ensemble, self._store = experiment, ensemble, store
+        self._experiment, self._ensemble, self._files = experiment, ensemble, files
         self._checkpoint_seconds, self._interrupted = checkpoint_seconds, interrupted
         self._rates = jnp.asarray(experiment.learning_rates, experiment.precision)
         self._sigma_w = jnp.asarray(experiment.grid.sigma_w, experiment.precision)
@@ -165,64 +197,75 @@ class _Run:
         self._tasks: Task = ensemble.tasks(labels)
         self._state: State = ensemble.init(self._tasks, self._sigma_w)
         self._step = self._marked_step = 0
-        checkpoint = store.latest()
-        self._resumed = checkpoint is not None
+        self._stops = experiment.stops()
         if checkpoint is not None:
             self._restore(checkpoint)
+            self._stops = [stop for stop in self._stops if stop.step > self._step]
+        self._began_at, self._began, self._saved = self._step, time.monotonic(), time.monotonic()
+        self._steps_per_call = 1
+        self._block: tuple[int, Any] | None = None
         self._records: list[tuple[int, dict[str, jax.Array]]] = []
+        self._writer = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
         self._bar = tqdm(
             total=experiment.schedule.steps, initial=self._step, unit="step", disable=None if progress else True
         )
 
     def to_the_end(self) -> None:
         """Do every stop after the checkpoint, writing in the background what the device has finished."""
-        started_at, since = self._step, time.monotonic()
-        stops = [stop for stop in self._experiment.stops() if stop.step > started_at or not self._resumed]
-        pending: Future[None] | None = None
-        block: tuple[int, Any] | None = None
-        began = time.monotonic()
-        with ThreadPoolExecutor(1) as writer, self._bar:
-            for stop in stops:
-                block = self._advance_to(stop.step, block)
+        with self._writer, self._bar:
+            for stop in self._stops:
+                while self._step < stop.step:
+                    self._call(stop.step)
+                    if self._step < stop.step:
+                        self._breathe()
                 if stop.record:
                     self._observe(stop)
                 if stop.mark:
                     self._state, self._marked_step = self._ensemble.mark(self._state), stop.step
-                leaving = stop is not stops[-1] and self._interrupted()
-                if leaving or stop is stops[-1] or time.monotonic() - since > self._checkpoint_seconds:
-                    self._wait(pending)
-                    pending, since = writer.submit(self._commit_later()), time.monotonic()
-                elif pending and pending.done():
-                    pending.result()
-                if leaving:
-                    self._wait(pending)
-                    raise Interrupted(f"stopped at step {stop.step:,} of {self._experiment.schedule.steps:,}")
-                jax.block_until_ready(self._state.loss_sum)
-                self._show(stop.step - started_at, time.monotonic() - began)
-            self._wait(pending)
+                self._breathe(last=stop is self._stops[-1])
+            self._wait()
 
-    @staticmethod
-    def _wait(pending: Future[None] | None) -> None:
-        """Let a write end; a disk that is full, say, is met here."""
-        if pending:
-            pending.result()
-
-    def _advance_to(self, step: int, block: tuple[int, Any] | None) -> tuple[int, Any] | None:
-        """Train up to `step`, in the block of epochs where the last stop was; returns the block's batches for reuse."""
-        if step == self._step:
-            return block
+    def _call(self, step: int) -> None:
+        """Train towards `step`, for as long as a call may take, with the batches of the block of epochs it is in."""
         length = self._experiment.epoch_steps * self._experiment.block_epochs
         number, first = divmod(self._step, length)
         # The cyclic order repeats itself, so its one block serves for the whole run.
         key = 0 if self._experiment.sgd.order == "cyclic" else number
-        if block is None or block[0] != key:
-            block = None  # let the old batches go before the new ones are made
+        if self._block is None or self._block[0] != key:
+            self._block = None  # let the old batches go before the new ones are made
             epoch = jnp.int32(key * self._experiment.block_epochs)
-            block = (key, self._ensemble.batches(self._tasks, epoch))
-        counts = (jnp.int32(self._step), jnp.int32(first), jnp.int32(step - self._step))
-        self._state = self._ensemble.advance(self._state, self._tasks, block[1], self._rates, *counts)
-        self._step = step
-        return block
+            self._block = (key, self._ensemble.batches(self._tasks, epoch))
+        began, steps = time.monotonic(), min(step - self._step, self._steps_per_call)
+        counts = (jnp.int32(self._step), jnp.int32(first), jnp.int32(steps))
+        self._state = self._ensemble.advance(self._state, self._tasks, self._block[1], self._rates, *counts)
+        jax.block_until_ready(self._state.loss_sum)
+        self._step += steps
+        # What a student does does not depend on where its steps are cut into calls, so the clock may decide.
+        self._steps_per_call = max(1, int(steps * _CALL_SECONDS / max(time.monotonic() - began, 1e-9)))
+
+    def _breathe(self, last: bool = False) -> None:
+        """Between calls: write a checkpoint when it is time, stop if asked to, and show how far it is."""
+        leaving = not last and self._interrupted()
+        if leaving or last or time.monotonic() - self._saved > self._checkpoint_seconds:
+            self._wait()
+            self._pending, self._saved = self._writer.submit(self._commit_later()), time.monotonic()
+        elif self._pending and self._pending.done():
+            self._pending.result()
+        if leaving:
+            self._wait()
+            raise Interrupted(f"stopped at step {self._step:,} of {self._experiment.schedule.steps:,}")
+        self._bar.set_postfix_str(f"{self._speed() * self._experiment.students:.2e} student-steps/s", False)
+        self._bar.update(self._step - self._bar.n)
+
+    def _speed(self) -> float:
+        """Steps per second since this process began or resumed."""
+        return (self._step - self._began_at) / max(time.monotonic() - self._began, 1e-9)
+
+    def _wait(self) -> None:
+        """Let a write end; a disk that is full, say, is met here."""
+        if self._pending:
+            self._pending.result()
 
     def _observe(self, stop: Stop) -> None:
         occasions = {"records": True, "decades": stop.decade, "ends": stop.end}
@@ -244,12 +287,13 @@ class _Run:
         seeds, records = self._experiment.grid.seeds, self._records
         # The state's buffers are about to be used up by the next call, so the writer gets copies.
         leaves = [jnp.copy(leaf) for leaf in jax.tree.leaves(self._state)]
-        step, marked_step = self._step, self._marked_step
+        step, marked_step, speed = self._step, self._marked_step, self._speed()
         self._records = []
 
         def commit() -> None:
             on_host = [Record(s, {n: np.array(v)[:seeds] for n, v in values.items()}) for s, values in records]
-            self._store.commit(on_host, Checkpoint(step, marked_step, [np.array(leaf)[:seeds] for leaf in leaves]))
+            on_host_leaves = [np.array(leaf)[:seeds] for leaf in leaves]
+            self._files.commit(on_host, Checkpoint(step, marked_step, on_host_leaves, speed))
 
         return commit
 
@@ -263,7 +307,3 @@ class _Run:
             leaves.append(self._ensemble.place(filled))
         self._state = jax.tree.unflatten(structure, leaves)
         self._step, self._marked_step = checkpoint.step, checkpoint.marked_step
-
-    def _show(self, steps: int, seconds: float) -> None:
-        self._bar.set_postfix_str(f"{steps * self._experiment.students / max(seconds, 1e-9):.2e} student-steps/s", False)
-        self._bar.update(self._step - self._bar.n)

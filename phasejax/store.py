@@ -1,4 +1,4 @@
-"""Files and nothing else: record segments, checkpoints, resume, consolidation, opening.
+"""Files and nothing else: a run's folder and lock, record segments, checkpoints, resume, consolidation, opening.
 
 A run that goes to `runs/desk` works in the folder `runs/desk/`:
 
@@ -6,49 +6,46 @@ A run that goes to `runs/desk` works in the folder `runs/desk/`:
     lock                   held by the process that writes here
     records-<step>.nc      the records since the segment before, up to <step>
     state-<step>.npz       the training state after <step> updates, with its SHA-256 and identity; the last two are kept
+    seeds-<first>-<last>   a slab of the seeds, where the run was cut (`phasejax.slabs`): a run of its own
 
 A commit writes the segment, then the state; each is written under a temporary name, synced and renamed, and never touched
 again. So a state in the folder implies that every record up to its step is there too. When the run is over one pass streams
-the segments into `runs/desk.nc`, and the folder goes. This is the one place where arrays turn from compute order (seed,
-temperature, sigma_w) to file order (step, temperature, sigma_w, seed).
+the segments into `runs/desk.nc`, and the folder goes.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
-import math
 import os
+import re
+import shutil
 import socket
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import netCDF4
 import numpy as np
 import xarray as xr
 
+from phasejax import netcdf
 from phasejax.experiment import Experiment
+from phasejax.netcdf import STEP_AXES, DamagedError, Record
 
 if TYPE_CHECKING:
     from phasejax.observables import Observable
 
-# The step axis of what is recorded on each occasion.
-STEP_AXES = {"records": "step", "decades": "step_decades", "ends": "step_ends"}
 _KEPT_STATES = 2
-_MAX_CHUNK = 4 * 2**20
+# All that a run leaves which was killed before it wrote its experiment.
+_STUB = re.compile(r"lock|experiment\.toml\.\w+\.tmp")
+_SLAB = re.compile(r"seeds-(\d+)-(\d+)")
 
 
 class StoreError(Exception):
     """A file or folder that cannot be used as asked: one sentence with its path and what can be done."""
-
-
-class Record(NamedTuple):
-    """One step's observations, in compute order."""
-
-    step: int
-    values: Mapping[str, Any]
-    """Arrays (seed, temperature, sigma_w, ...) by name; (seed, ...) for what is recorded once."""
 
 
 class Checkpoint(NamedTuple):
@@ -58,6 +55,8 @@ class Checkpoint(NamedTuple):
     marked_step: int
     leaves: list[np.ndarray]
     """The State's arrays in tree order, leading axis seed."""
+    speed: float = 0.0
+    """Steps per second of the process that wrote it; 0 where it is not known."""
 
 
 def paths(out: str | Path) -> tuple[Path, Path]:
@@ -67,7 +66,7 @@ def paths(out: str | Path) -> tuple[Path, Path]:
         StoreError: it is not a name a file can have.
     """
     folder = Path(out)
-    if folder.name in ("", "..") or len(os.fsencode(folder.name)) > 240:
+    if folder.name in ("", "..") or len(os.fsencode(folder.name)) > 200 or "\0" in str(out):
         raise StoreError(f"{str(out)!r} cannot be an output: name a file, runs/desk for instance.")
     folder = folder.with_suffix("") if folder.suffix == ".nc" else folder
     return folder, folder.with_name(folder.name + ".nc")
@@ -83,10 +82,11 @@ class Store:
         attributes: global attributes of the file.
         resume: go on with what is there; without it an output that exists is refused.
         overwrite: delete what is there.
+        space: bytes that the folder and the finished file may grow to together.
 
     Raises:
-        StoreError: the output exists, belongs to another experiment, is being written by another process, or its folder
-            cannot be written to.
+        StoreError: the output exists, belongs to another experiment, is being written by another process, its folder
+            cannot be written to, or the disk is too small.
     """
 
     def __init__(
@@ -97,152 +97,195 @@ class Store:
         attributes: Mapping[str, str],
         resume: bool = False,
         overwrite: bool = False,
+        space: int = 0,
     ) -> None:
         self.folder, self.file = paths(out)
         self._experiment, self._fields, self._attributes = experiment, fields, attributes
-        schema = [(f.name, f.dims, f.when) for f in fields]
-        made_by = [attributes.get(name) for name in ("phasejax_version", "commit", "engine")]
-        self._identity = hashlib.sha256(repr((experiment.identity, schema, made_by)).encode()).hexdigest()
+        self._identity = self._identity_of(experiment)
+        self._space = space
         check(out, experiment, resume, overwrite)
+        self._require(overwrite)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / "lock", "a+")  # noqa: SIM115 (held until close)
         except OSError as error:
             raise StoreError(f"{self.folder} cannot be written to: {error.strerror}.") from None
-        self._take_lock()
+        try:
+            self.left_by = _take(self._lock, self.folder)
+            """Who held the lock last, if it died without giving it back."""
+        except StoreError:
+            self._lock.close()
+            raise
         if overwrite:
+            discard_slabs(self.folder)
             self.file.unlink(missing_ok=True)
         if not resume:
             for old in _own_files(self.folder):
                 old.unlink()
-        with atomically(self.folder / "experiment.toml") as temporary:
-            temporary.write_text(experiment.to_toml(), "utf-8")
+        keep_experiment(self.folder, experiment)
 
     def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._lock.truncate(0)
         self._lock.close()
 
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or "another process"
-            self._lock.close()
-            raise StoreError(f"{self.folder} is being written by {owner}; wait for it or choose another --out.") from None
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._lock.flush()
+    def _identity_of(self, experiment: Experiment) -> str:
+        """What a state must agree in to be gone on with."""
+        schema = [(f.name, f.dims, f.when) for f in self._fields]
+        made_by = [self._attributes.get(name) for name in ("phasejax_version", "commit", "engine")]
+        return hashlib.sha256(repr((experiment.identity, schema, made_by)).encode()).hexdigest()
+
+    def _require(self, overwrite: bool) -> None:
+        """Raise if the disk is too small for what is still to be written."""
+        parent = existing_parent(self.folder)
+        there = sum(path.stat().st_size for path in _own_files(self.folder))
+        there += self.file.stat().st_size if overwrite and self.file.exists() else 0
+        free = shutil.disk_usage(parent).free
+        if free + there < self._space:
+            raise StoreError(
+                f"{self.folder} needs up to {size(self._space)}, and {parent} has {size(free + there)} for it: make space, "
+                "or record less."
+            )
 
     # -- writing ---------------------------------------------------------------------------------------------------------
 
     def commit(self, records: Sequence[Record], checkpoint: Checkpoint) -> None:
         """Write the records since the last commit, then the state; after this call both survive a power cut."""
         if records:
-            with atomically(self.folder / f"records-{checkpoint.step}.nc") as temporary:
-                layout = _layout_of_records(self._fields, records)
-                with _create(temporary, self._experiment, self._fields, layout, {}, compress=False) as nc:
-                    for field in self._fields:
-                        _write(nc, field, records)
+            with atomically(self.folder / f"records-{checkpoint.step}.nc", self.folder, self._space) as temporary:
+                netcdf.write(temporary, self._experiment, self._fields, records)
+        self._save(checkpoint)
+        for _, old in _states(self.folder)[_KEPT_STATES:]:
+            old.unlink()
+
+    def _save(self, checkpoint: Checkpoint) -> None:
         header = {
             "identity": self._identity,
             "step": checkpoint.step,
             "marked_step": checkpoint.marked_step,
+            "speed": checkpoint.speed,
             "sha256": _digest(checkpoint.leaves),
         }
-        with atomically(self.folder / f"state-{checkpoint.step}.npz") as temporary, open(temporary, "wb") as file:
+        with (
+            atomically(self.folder / f"state-{checkpoint.step}.npz", self.folder, self._space) as temporary,
+            open(temporary, "wb") as file,
+        ):
             encoded = np.frombuffer(json.dumps(header).encode(), np.uint8)
-            np.savez(file, allow_pickle=False, header=encoded, **_leaf_names(checkpoint.leaves))
-        for _, old in self._states()[_KEPT_STATES:]:
-            old.unlink()
+            leaves: dict[str, Any] = {f"leaf_{k}": leaf for k, leaf in enumerate(checkpoint.leaves)}
+            np.savez(file, allow_pickle=False, header=encoded, **leaves)
+
+    def take_over(self, whole: str | Path) -> None:
+        """Begin where a run of more seeds stands, of which these are some; from step 0 where it has no state.
+
+        Raises:
+            StoreError: it is being written, or damaged.
+        """
+        folder, _ = paths(whole)
+        experiment = read_experiment(whole)
+        with open(folder / "lock", "a+") as lock:
+            # Several processes may take their seeds from one run at the same time.
+            _take(lock, folder, fcntl.LOCK_SH)
+            checkpoint = self._newest(folder, self._identity_of(experiment))
+            if checkpoint is None:
+                return
+            first = self._experiment.grid.first_seed - experiment.grid.first_seed
+            seeds = slice(first, first + self._experiment.grid.seeds)
+            segments = [path for path in _segments(folder) if _step_of(path) <= checkpoint.step]
+            try:
+                with atomically(self.folder / f"records-{checkpoint.step}.nc", self.folder, self._space) as temporary:
+                    netcdf.concatenate(segments, temporary, {}, seeds)
+            except DamagedError as error:
+                raise StoreError(f"{error}; --overwrite starts anew.") from None
+        self._save(checkpoint._replace(leaves=[leaf[seeds] for leaf in checkpoint.leaves], speed=0.0))
 
     def consolidate(self) -> Path:
         """Stream all segments into the finished file, and remove the folder.
 
         Returns:
             The finished file.
-        """
-        segments = self._segments()
-        layout = _layout_of_segments(self._fields, segments)
-        with (
-            atomically(self.file) as temporary,
-            _create(temporary, self._experiment, self._fields, layout, self._attributes, compress=True) as nc,
-        ):
-            rows = dict.fromkeys(layout.steps, 0)
-            for segment in segments:
-                with netCDF4.Dataset(segment) as source:
-                    _copy(source, nc, self._fields, rows)
-        self.discard()
-        return self.file
 
-    def discard(self) -> None:
-        """Remove the run's own files, and the folder if it is then empty; the finished file stays."""
-        for own in [*_own_files(self.folder), self.folder / "experiment.toml", self.folder / "lock"]:
-            own.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
+        Raises:
+            StoreError: a segment is damaged or missing.
+        """
+        try:
+            with atomically(self.file, self.folder, self._space) as temporary:
+                steps = netcdf.concatenate(_segments(self.folder), temporary, self._attributes)
+                if steps != self._experiment.record_steps():
+                    raise DamagedError(f"{self.folder} lacks some of its records")
+        except DamagedError as error:
+            raise StoreError(f"{error}; --overwrite starts anew.") from None
+        discard(self.folder)
+        return self.file
 
     # -- reading back ------------------------------------------------------------------------------------------------------
 
     def latest(self) -> Checkpoint | None:
-        """The newest state that is whole and belongs to this run; what is later than it is deleted, to be made again."""
-        for step, path in self._states():
-            checkpoint = self._load(path)
-            if checkpoint is None:
+        """The newest state that is whole and belongs to this run; what is later than it is deleted, to be made again.
+
+        Raises:
+            StoreError: the newest whole state was made by something else.
+        """
+        checkpoint = self._newest(self.folder, self._identity)
+        newest = -1 if checkpoint is None else checkpoint.step
+        for path in _own_files(self.folder):
+            if path.suffix == ".tmp" or _step_of(path) > newest:
                 path.unlink()
+        return checkpoint
+
+    @staticmethod
+    def _newest(folder: Path, identity: str) -> Checkpoint | None:
+        for _, path in _states(folder):
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    header = json.loads(arrays["header"].tobytes())
+                    leaves = [arrays[f"leaf_{k}"] for k in range(len(arrays.files) - 1)]
+                whole = header["sha256"] == _digest(leaves)
+            except Exception:  # a file cut short can fail in any way zip, NumPy and JSON know
                 continue
-            for segment in self._segments():
-                if _step_of(segment) > step:
-                    segment.unlink()
-            return checkpoint
-        for leftover in _own_files(self.folder):
-            leftover.unlink()
+            if not whole:
+                continue
+            if header["identity"] != identity:
+                raise StoreError(f"{folder} was begun with another version, engine or set of observables: --overwrite "
+                                 "starts anew.")  # fmt: skip
+            return Checkpoint(header["step"], header["marked_step"], leaves)
         return None
-
-    def _load(self, path: Path) -> Checkpoint | None:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                header = json.loads(arrays["header"].tobytes())
-                leaves = [arrays[f"leaf_{k}"] for k in range(len(arrays.files) - 1)]
-        except Exception:  # a file cut short can fail in any way zip, NumPy and JSON know
-            return None
-        if header.get("sha256") != _digest(leaves):
-            return None
-        if header.get("identity") != self._identity:
-            raise StoreError(
-                f"{self.folder} was begun with another version, engine or set of observables: --overwrite starts anew."
-            )
-        return Checkpoint(header["step"], header["marked_step"], leaves)
-
-    def _states(self) -> list[tuple[int, Path]]:
-        return sorted(((_step_of(path), path) for path in self.folder.glob("state-*.npz")), reverse=True)
-
-    def _segments(self) -> list[Path]:
-        return sorted(self.folder.glob("records-*.nc"), key=_step_of)
 
 
 def check(out: str | Path, experiment: Experiment, resume: bool = False, overwrite: bool = False) -> None:
     """Raise `StoreError` if a run could not write to `out`; touches nothing."""
     folder, file = paths(out)
     started = (folder / "experiment.toml").exists()
-    # All that a run leaves which was killed before it wrote its experiment.
-    stub = {"lock", "experiment.toml.tmp"}
-    if folder.exists() and not started and (not folder.is_dir() or {p.name for p in folder.iterdir()} - stub):
+    if (
+        folder.exists()
+        and not started
+        and (not folder.is_dir() or not all(_STUB.fullmatch(p.name) for p in folder.iterdir()))
+    ):
         raise StoreError(f"{folder} exists and is not a run of phasejax: choose another --out.")
     if not overwrite and not resume and (file.exists() or started):
         there = file if file.exists() else folder
         raise StoreError(f"{there} exists already: --resume {folder} goes on with it, --overwrite starts anew.")
     if resume and (file.exists() or started) and read_experiment(out) != experiment:
         raise StoreError(f"{folder} holds another experiment: its settings cannot be changed by --resume.")
-    parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    parent = existing_parent(folder)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise StoreError(f"{folder} cannot be written to: {parent} is not a folder one may write in.")
 
 
+def keep_experiment(folder: Path, experiment: Experiment) -> None:
+    """Write what is run into a run's folder, which is made if needed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written to: {error.strerror}.") from None
+    with atomically(folder / "experiment.toml", folder) as temporary:
+        temporary.write_text(experiment.to_toml(), "utf-8")
+
+
 def open_run(path: str | Path) -> xr.Dataset:
-    """Open a finished file, or the records so far of a run that has not ended.
+    """Open a finished file, or the records so far of a run that has not ended, all of its slabs together.
 
     Args:
         path: `runs/desk.nc`, or the folder `runs/desk`.
@@ -256,15 +299,21 @@ def open_run(path: str | Path) -> xr.Dataset:
             return xr.open_dataset(file)
         except (OSError, ValueError):
             raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
-    segments = sorted(folder.glob("records-*.nc"), key=_step_of)
+    parts = [open_run(slab) for slab in slabs(folder).values() if has_records(slab)]
+    if parts:
+        # Slabs may be at different steps: what all of them have recorded is a run.
+        data = xr.concat(parts, "seed", data_vars="all", coords="minimal", compat="override", join="inner",
+                         combine_attrs="drop")  # fmt: skip
+        return data.assign_attrs(experiment=(folder / "experiment.toml").read_text("utf-8"))
+    segments = _segments(folder)
     if not segments:
         raise StoreError(f"{path} holds no run: neither {file} nor records in {folder} are there.")
-    parts = [xr.open_dataset(segment) for segment in segments]
+    opened = [xr.open_dataset(segment) for segment in segments]
     data = {
-        name: xr.concat([part[name] for part in parts if name in part], axis[0])
-        if (axis := _step_axes(variable))
+        name: xr.concat([part[name] for part in opened if name in part], axis[0])
+        if (axis := [str(dim) for dim in variable.dims if dim in STEP_AXES.values()])
         else variable
-        for name, variable in parts[0].data_vars.items()
+        for name, variable in opened[0].data_vars.items()
     }
     return xr.Dataset(data, attrs={"experiment": (folder / "experiment.toml").read_text("utf-8")})
 
@@ -274,6 +323,7 @@ def read_experiment(out: str | Path) -> Experiment:
 
     Raises:
         StoreError: there is no run there.
+        ExperimentError: it is not one this version knows.
     """
     folder, file = paths(out)
     if (folder / "experiment.toml").exists():
@@ -281,31 +331,173 @@ def read_experiment(out: str | Path) -> Experiment:
     if file.exists():
         try:
             with netCDF4.Dataset(file) as nc:
-                return Experiment.from_toml(nc.getncattr("experiment"), str(file))
+                return Experiment.from_toml(str(nc.getncattr("experiment")), str(file))
         except (OSError, AttributeError):
             raise StoreError(f"{file} is not a run of phasejax.") from None
     raise StoreError(f"{out} holds no run to resume: neither {file} nor {folder / 'experiment.toml'} is there.")
 
 
+class Progress(NamedTuple):
+    """How far a run, or a slab of one, is."""
+
+    out: Path
+    """The finished file, or the folder."""
+    experiment: Experiment
+    step: int
+    """Of the newest state; 0 before the first."""
+    records: int
+    finished: bool
+    owner: str
+    """The process that is writing; empty if none is."""
+    speed: float
+    """Steps per second when the newest state was written; 0 where it is not known."""
+    written: float
+    """When that was, seconds since 1970."""
+
+
+def progress(out: str | Path) -> Progress:
+    """How far a run is, its slabs aside.
+
+    Raises:
+        StoreError: there is no run there.
+    """
+    folder, file = paths(out)
+    experiment = read_experiment(out)
+    if file.exists():
+        steps, records = experiment.schedule.steps, len(experiment.record_steps())
+        return Progress(file, experiment, steps, records, True, "", 0.0, file.stat().st_mtime)
+    step, speed, written = 0, 0.0, 0.0
+    for step_of_state, path in _states(folder):
+        # A writer may be deleting it; any other damage is for --resume to find.
+        with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as arrays:
+            speed = float(json.loads(arrays["header"].tobytes())["speed"])
+            step, written = step_of_state, path.stat().st_mtime
+            break
+    records = sum(recorded <= step for recorded in experiment.record_steps()) if has_records(folder) else 0
+    return Progress(folder, experiment, step, records, False, owner(folder), speed, written)
+
+
+def has_records(folder: Path) -> bool:
+    """Whether anything of a run can be opened already."""
+    return paths(folder)[1].exists() or bool(_segments(folder))
+
+
+def has_states(folder: Path) -> bool:
+    """Whether a run, its slabs aside, has anything to go on from."""
+    return bool(_states(folder))
+
+
+def slabs(folder: Path) -> dict[range, Path]:
+    """The slabs of seeds in a run's folder, begun or finished, by the labels of their seeds."""
+    found = {}
+    for path in sorted(folder.glob("seeds-*")) if folder.is_dir() else ():
+        named = _SLAB.fullmatch(path.name.removesuffix(".nc"))
+        if named:
+            found[range(int(named[1]), int(named[2]) + 1)] = path.with_name(named[0])
+    return dict(sorted(found.items(), key=lambda item: item[0].start))
+
+
+def owner(folder: Path) -> str:
+    """The process that is writing a run, as words; empty if none is."""
+    try:
+        with open(folder / "lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return lock.read().strip() or "another process"
+    except OSError:
+        pass
+    return ""
+
+
+def discard(folder: Path) -> None:
+    """Remove a run's own files, and the folder if it is then empty; the finished file stays."""
+    for own in [*_own_files(folder), folder / "experiment.toml", folder / "lock"]:
+        own.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def discard_slabs(folder: Path) -> None:
+    """Remove the slabs of a run.
+
+    Raises:
+        StoreError: one is being written.
+    """
+    for slab in slabs(folder).values():
+        if writing := owner(slab):
+            raise StoreError(f"{slab} is being written by {writing}; wait for it.")
+    for slab in slabs(folder).values():
+        paths(slab)[1].unlink(missing_ok=True)
+        discard(slab)
+
+
 @contextlib.contextmanager
-def atomically(path: Path) -> Iterator[Path]:
+def atomically(path: Path, run: Path, space: int = 0) -> Iterator[Path]:
     """Give a temporary name to write under; it becomes `path` whole and synced to disk, or not at all.
+
+    Args:
+        path: the file.
+        run: the folder of the run it belongs to.
+        space: bytes the whole run takes, if known.
 
     Raises:
         StoreError: the disk does not take it.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    # A name of its own: several processes may write the experiment of a run they share.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except OSError as error:  # a full disk, say
+    except (OSError, RuntimeError) as error:  # netCDF4 has its own words for a full disk
+        free = size(shutil.disk_usage(existing_parent(path)).free)
+        needs = f"the run takes up to {size(space)} in all and {free} are" if space else f"{free} are"
         raise StoreError(
-            f"{path} could not be written: {error.strerror or error}; --resume goes on once it can be."
+            f"{path} could not be written ({getattr(error, 'strerror', None) or error}): {needs} free; "
+            f"--resume {run} goes on once there is space."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself or the nearest of its parents that exists."""
+    return next(p for p in [path, *path.absolute().parents] if p.exists())
+
+
+def size(count: int) -> str:
+    """A number of bytes in words."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _take(lock: IO[str], folder: Path, how: int = fcntl.LOCK_EX) -> str:
+    """Lock a run's folder for writing (exclusive), or against writing (shared).
+
+    Returns:
+        Who held it for writing before and died; empty if it was given back.
+    """
+    for attempt in range(10):
+        try:
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if attempt == 9:
+                lock.seek(0)
+                owner = lock.read().strip() or "another process"
+                raise StoreError(f"{folder} is being written by {owner}; wait for it or choose another --out.") from None
+            time.sleep(0.05)  # who only asks for the owner holds it for a moment
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be locked: {error.strerror}; choose an --out on another disk.") from None
+    if how != fcntl.LOCK_EX:
+        return ""
+    lock.seek(0)
+    before = lock.read().strip()
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    return before
 
 
 def _sync(path: Path) -> None:
@@ -316,20 +508,23 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _leaf_names(leaves: Sequence[np.ndarray]) -> dict[str, Any]:
-    return {f"leaf_{k}": leaf for k, leaf in enumerate(leaves)}
-
-
 def _own_files(folder: Path) -> list[Path]:
-    return [path for pattern in ("records-*.nc", "state-*.npz", "*.tmp") for path in folder.glob(pattern)]
+    return [*_segments(folder), *(path for _, path in _states(folder)), *folder.glob("*.tmp")]
+
+
+def _states(folder: Path) -> list[tuple[int, Path]]:
+    """States, whole or not, the newest first."""
+    return sorted(((_step_of(path), path) for path in folder.glob("state-*.npz") if _step_of(path) >= 0), reverse=True)
+
+
+def _segments(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("records-*.nc") if _step_of(path) >= 0), key=_step_of)
 
 
 def _step_of(path: Path) -> int:
-    return int(path.stem.rpartition("-")[2])
-
-
-def _step_axes(variable: xr.DataArray) -> list[str]:
-    return [str(dim) for dim in variable.dims if dim in STEP_AXES.values()]
+    """The step in a file's name; -1 if it is somebody else's file."""
+    number = path.stem.rpartition("-")[2]
+    return int(number) if re.fullmatch("[0-9]{1,10}", number) else -1
 
 
 def _digest(leaves: Iterable[np.ndarray]) -> str:
@@ -338,155 +533,3 @@ def _digest(leaves: Iterable[np.ndarray]) -> str:
         digest.update(f"{leaf.dtype.str} {leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()
-
-
-class _Layout(NamedTuple):
-    """What a file's variables look like, found from the records or segments that go into it."""
-
-    sizes: dict[str, int]
-    """Of the observables' own axes."""
-    dtypes: dict[str, np.dtype]
-    """Of the variables there are."""
-    steps: dict[str, list[int]]
-    """Along each step axis."""
-
-
-def _layout_of_records(fields: Sequence["Observable"], records: Sequence[Record]) -> _Layout:
-    layout = _Layout({}, {}, {axis: [] for axis in STEP_AXES.values()})
-    for record in records:
-        present = [field for field in fields if field.name in record.values]
-        for field in present:
-            values = record.values[field.name]
-            layout.dtypes[field.name] = values.dtype
-            layout.sizes.update(zip(field.dims, values.shape[values.ndim - len(field.dims) :], strict=True))
-        for when in {field.when for field in present} & set(STEP_AXES):
-            layout.steps[STEP_AXES[when]].append(record.step)
-    return layout
-
-
-def _layout_of_segments(fields: Sequence["Observable"], segments: Sequence[Path]) -> _Layout:
-    layout = _Layout({}, {}, {axis: [] for axis in STEP_AXES.values()})
-    for segment in segments:
-        with netCDF4.Dataset(segment) as nc:
-            for field in fields:
-                if field.name in nc.variables:
-                    layout.dtypes[field.name] = nc[field.name].dtype
-                    layout.sizes.update((dim, len(nc.dimensions[dim])) for dim in field.dims)
-            for axis, steps in layout.steps.items():
-                steps += [int(step) for step in nc[axis][:]]
-    return layout
-
-
-def _coordinates(experiment: Experiment, steps: Mapping[str, list[int]]) -> list[tuple[str, tuple[str, ...], Any, str]]:
-    """Name, dims, values and long name of every coordinate but the observables' own axes."""
-    grid, axis = experiment.grid, temperature_axis(experiment)
-    coordinates: list[tuple[str, tuple[str, ...], Any, str]] = [
-        ("learning_rate", (axis,), np.array(experiment.learning_rates), "learning rate epsilon"),
-        ("sigma_w", ("sigma_w",), np.array(grid.sigma_w), "initialisation scale sigma_W"),
-        ("inverse_sigma_w", ("sigma_w",), 1 / np.array(grid.sigma_w), "inverse initialisation scale 1/sigma_W"),
-        ("seed", ("seed",), np.array(experiment.seed_labels), "label of teacher, data and initial draw"),
-        ("batch_size", (), np.int64(experiment.sgd.batch_size), "batch size B"),
-        ("step", ("step",), np.array(steps["step"]), "SGD updates done"),
-        ("epoch", ("step",), np.array(steps["step"]) * experiment.sgd.batch_size / experiment.task.samples, "epochs done"),
-        (
-            "step_decades",
-            ("step_decades",),
-            np.array(steps["step_decades"]),
-            "SGD updates done, at whole decades and the ends",
-        ),
-        ("step_ends", ("step_ends",), np.array(steps["step_ends"]), "SGD updates done, at the ends"),
-    ]
-    if experiment.temperatures is not None:
-        temperatures = np.array(experiment.temperatures)
-        meaning = "temperature T, learning rate / batch size" + (" / (1 - momentum)" if experiment.sgd.momentum else "")
-        coordinates.append(("temperature", (axis,), temperatures, meaning))
-    return coordinates
-
-
-def temperature_axis(experiment: Experiment) -> str:
-    """Name of the axis along which the learning rate grows: learning_rate where no temperature is defined."""
-    return "learning_rate" if experiment.temperatures is None else "temperature"
-
-
-def _create(
-    path: Path,
-    experiment: Experiment,
-    fields: Sequence["Observable"],
-    layout: _Layout,
-    attributes: Mapping[str, str],
-    compress: bool,
-) -> netCDF4.Dataset:
-    """A netCDF file with all dimensions, coordinates and attributes, and variables still to be filled."""
-    axis = temperature_axis(experiment)
-    cells = {axis: len(experiment.learning_rates), "sigma_w": len(experiment.grid.sigma_w), "seed": experiment.grid.seeds}
-    nc = netCDF4.Dataset(path, "w", format="NETCDF4")
-    for name, size in {**cells, **{a: len(s) for a, s in layout.steps.items()}, **layout.sizes}.items():
-        nc.createDimension(name, size)
-    coordinates = _coordinates(experiment, layout.steps)
-    given = {dim: values for field in fields for dim, values in field.coordinates}
-    for dim, size in layout.sizes.items():
-        kind = dim.partition("_")[0]
-        if dim not in given:
-            coordinates.append((dim, (dim,), np.arange(1, size + 1), f"{kind}, counted from 1"))
-        else:
-            values = given[dim]
-            coordinates.append((dim, (dim,), np.array(values, object if isinstance(values[0], str) else float), kind))
-    for name, dims, values, long_name in coordinates:
-        variable = nc.createVariable(name, str if values.dtype == object else values.dtype, dims)
-        variable.setncatts({"units": "1", "long_name": long_name})
-        variable[...] = values
-    for field in fields:
-        if field.name not in layout.dtypes:
-            continue
-        dims = ("seed",) if field.when == "once" else (STEP_AXES[field.when], axis, "sigma_w", "seed")
-        dims += field.dims
-        dtype = layout.dtypes[field.name]
-        variable = nc.createVariable(
-            field.name,
-            dtype,
-            dims,
-            compression="zlib" if compress else None,
-            complevel=1,
-            shuffle=True,
-            chunksizes=_chunks([len(nc.dimensions[dim]) for dim in dims], dtype.itemsize),
-            fill_value=False,
-        )
-        described = {"units": field.units, "long_name": field.long_name, "paper_equation": field.equation}
-        variable.setncatts({key: value for key, value in described.items() if value})
-    auxiliary = [name for name, dims, _, _ in coordinates if dims != (name,)]
-    nc.setncatts({**attributes, "coordinates": " ".join(auxiliary)})
-    return nc
-
-
-def _chunks(shape: Sequence[int], itemsize: int) -> list[int]:
-    """Chunks that end where a record does, cut along leading axes until they are at most a few megabytes."""
-    chunks = [1, *shape[1:]] if len(shape) > 2 else list(shape)
-    for k in range(len(chunks)):
-        if math.prod(chunks) * itemsize > _MAX_CHUNK:
-            chunks[k] = 1
-    return chunks
-
-
-def _write(nc: netCDF4.Dataset, field: "Observable", records: Sequence[Record]) -> None:
-    present = [record.values[field.name] for record in records if field.name in record.values]
-    for row, values in enumerate(present):
-        if field.when == "once":
-            nc[field.name][:] = values
-        else:
-            # (seed, temperature, sigma_w, ...) -> (temperature, sigma_w, seed, ...)
-            nc[field.name][row] = np.moveaxis(values, 0, 2)
-
-
-def _copy(source: netCDF4.Dataset, target: netCDF4.Dataset, fields: Sequence["Observable"], rows: dict[str, int]) -> None:
-    """Append a segment's records to the finished file, from the given rows on, which are moved forward."""
-    for field in fields:
-        if field.name not in source.variables:
-            continue
-        if field.when == "once":
-            target[field.name][:] = source[field.name][:]
-            continue
-        row = rows[STEP_AXES[field.when]]
-        for k in range(source[field.name].shape[0]):
-            target[field.name][row + k] = source[field.name][k]
-    for axis in rows:
-        rows[axis] += len(source.dimensions[axis])

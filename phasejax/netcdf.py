@@ -1,0 +1,251 @@
+"""How a run lies in netCDF files, and files that continue each other made into one.
+
+This is the one place where arrays turn from compute order (seed, temperature, sigma_w) to file order (step, temperature,
+sigma_w, seed). Files are made under the name given, whole or in part; `store` sees to it that only whole ones are kept.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import netCDF4
+import numpy as np
+
+from phasejax.experiment import Experiment
+
+if TYPE_CHECKING:
+    from phasejax.observables import Observable
+
+# The step axis of what is recorded on each occasion.
+STEP_AXES = {"records": "step", "decades": "step_decades", "ends": "step_ends"}
+_MAX_CHUNK = 4 * 2**20
+
+
+class DamagedError(Exception):
+    """A file that cannot be read, or that does not continue the others: one sentence without its end."""
+
+
+class Record(NamedTuple):
+    """One step's observations, in compute order."""
+
+    step: int
+    values: Mapping[str, Any]
+    """Arrays (seed, temperature, sigma_w, ...) by name; (seed, ...) for what is recorded once."""
+
+
+def temperature_axis(experiment: Experiment) -> str:
+    """Name of the axis along which the learning rate grows: learning_rate where no temperature is defined."""
+    return "learning_rate" if experiment.temperatures is None else "temperature"
+
+
+def write(path: Path, experiment: Experiment, fields: Sequence["Observable"], records: Sequence[Record]) -> None:
+    """Write records of an experiment, uncompressed."""
+    axis, grid = temperature_axis(experiment), experiment.grid
+    steps = {name: [] for name in STEP_AXES.values()}
+    sizes = {axis: len(experiment.learning_rates), "sigma_w": len(grid.sigma_w), "seed": grid.seeds}
+    rows = {field.name: [r.values[field.name] for r in records if field.name in r.values] for field in fields}
+    for record in records:
+        for when in {field.when for field in fields if field.name in record.values} & set(STEP_AXES):
+            steps[STEP_AXES[when]].append(record.step)
+    own = {}
+    for field in fields:
+        for values in rows[field.name][:1]:
+            own.update(zip(field.dims, values.shape[values.ndim - len(field.dims) :], strict=True))
+    coordinates = [*_coordinates(experiment, steps), *_own_axes(fields, own)]
+    with netCDF4.Dataset(path, "w", format="NETCDF4") as nc:
+        for name, size in {**sizes, **{name: len(of) for name, of in steps.items()}, **own}.items():
+            nc.createDimension(name, size)
+        for name, dims, values, long_name in coordinates:
+            described = {"units": "1", "long_name": long_name}
+            _variable(nc, name, str if values.dtype == object else values.dtype, dims, described)[...] = values
+        for field in fields:
+            if not rows[field.name]:
+                continue
+            dims = ("seed",) if field.when == "once" else (STEP_AXES[field.when], axis, "sigma_w", "seed")
+            described = {"units": field.units, "long_name": field.long_name, "paper_equation": field.equation}
+            variable = _variable(nc, field.name, rows[field.name][0].dtype, dims + field.dims, described)
+            for row, values in enumerate(rows[field.name]):
+                if field.when == "once":
+                    variable[:] = values
+                else:
+                    # (seed, temperature, sigma_w, ...) -> (temperature, sigma_w, seed, ...)
+                    variable[row] = np.moveaxis(values, 0, 2)
+        nc.setncatts({"coordinates": " ".join(name for name, dims, _, _ in coordinates if dims != (name,))})
+
+
+def concatenate(
+    sources: Sequence[Path], target: Path, attributes: Mapping[str, str], seeds: slice = slice(None)
+) -> list[int]:
+    """Stream files whose records follow each other into one, compressed, a record at a time.
+
+    Args:
+        sources: the files, in the order of their steps; the first has all variables, because step 0 has.
+        target: the file to make.
+        attributes: its global attributes.
+        seeds: which of the seeds.
+
+    Returns:
+        The steps of its records.
+
+    Raises:
+        DamagedError: a source cannot be read, or there is none.
+    """
+    if not sources:
+        raise DamagedError(f"there are no records to make {target.name} of")
+    axes, rows = set(STEP_AXES.values()), dict.fromkeys(STEP_AXES.values(), 0)
+    for source in sources:
+        with _read(source) as nc:
+            for axis in axes:
+                rows[axis] += len(nc.dimensions[axis])
+            kept = len(range(len(nc.dimensions["seed"]))[seeds])
+    with _read(sources[0]) as first, _create_like(target, first, {**rows, "seed": kept}, attributes) as made:
+        rows = dict.fromkeys(rows, 0)
+        for source in sources:
+            with _read(source) as nc:
+                for name, variable in nc.variables.items():
+                    where = tuple(seeds if dim == "seed" else slice(None) for dim in variable.dimensions)
+                    if variable.dimensions and variable.dimensions[0] in axes:
+                        row = rows[variable.dimensions[0]]
+                        for k in range(variable.shape[0]):
+                            made[name][row + k] = _values(source, variable, k, *where[1:])
+                    elif source is sources[0]:
+                        made[name][...] = _values(source, variable, *where)
+                for axis in rows:
+                    rows[axis] += len(nc.dimensions[axis])
+        return made["step"][:].tolist()
+
+
+def merge(sources: Sequence[Path], target: Path, attributes: Mapping[str, str]) -> None:
+    """Stream files that differ in their seeds into one, compressed, a record at a time.
+
+    Args:
+        sources: the files, in the order of their seeds.
+        target: the file to make.
+        attributes: its global attributes.
+
+    Raises:
+        DamagedError: a source cannot be read, or has other records than the first.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(_read(source)) for source in sources]
+        first = opened[0]
+        for source, nc in zip(sources, opened, strict=True):
+            if set(nc.variables) != set(first.variables):
+                raise DamagedError(f"{source} has other variables than {sources[0]}")
+            for axis in STEP_AXES.values():
+                if not np.array_equal(nc[axis][:], first[axis][:]):
+                    raise DamagedError(f"{source} has other records than {sources[0]}")
+        seeds = sum(len(nc.dimensions["seed"]) for nc in opened)
+        made = stack.enter_context(_create_like(target, first, {"seed": seeds}, attributes))
+        pairs = list(zip(sources, opened, strict=True))
+        for name, variable in first.variables.items():
+            if "seed" not in variable.dimensions:
+                made[name][...] = _values(sources[0], variable)
+                continue
+            axis = variable.dimensions.index("seed")
+            # By records where there are any, so that no more than one is held at a time.
+            for where in [(k,) for k in range(variable.shape[0])] if axis else [()]:
+                parts = [_values(source, nc[name], *where) for source, nc in pairs]
+                made[name][where or ...] = np.concatenate(parts, axis - len(where))
+
+
+@contextlib.contextmanager
+def _read(path: Path) -> Iterator[netCDF4.Dataset]:
+    try:
+        nc = netCDF4.Dataset(path)
+    except OSError:
+        raise DamagedError(f"{path} is damaged: it cannot be opened") from None
+    with nc:
+        nc.set_auto_mask(False)
+        yield nc
+
+
+def _values(path: Path, variable: netCDF4.Variable, *where: Any) -> np.ndarray:
+    """Part of a variable, whose checksums are verified on the way."""
+    try:
+        return np.asarray(variable[where or ...])
+    except (RuntimeError, OSError, IndexError):
+        raise DamagedError(f"{path} is damaged: its {variable.name} cannot be read") from None
+
+
+def _create_like(
+    path: Path, model: netCDF4.Dataset, sizes: Mapping[str, int], attributes: Mapping[str, str]
+) -> netCDF4.Dataset:
+    """A compressed file with the dimensions, in other sizes, and the variables of another, still to be filled."""
+    nc = netCDF4.Dataset(path, "w", format="NETCDF4")
+    for name, dimension in model.dimensions.items():
+        nc.createDimension(name, sizes.get(name, len(dimension)))
+    for name, variable in model.variables.items():
+        described = {key: variable.getncattr(key) for key in variable.ncattrs()}
+        _variable(nc, name, variable.dtype, variable.dimensions, described, "zlib")
+    nc.setncatts({**attributes, "coordinates": model.getncattr("coordinates")})
+    return nc
+
+
+def _variable(
+    nc: netCDF4.Dataset,
+    name: str,
+    dtype: Any,
+    dims: Sequence[str],
+    described: Mapping[str, str],
+    compression: Any = None,
+) -> netCDF4.Variable:
+    """A variable with its attributes; arrays of more than one axis have checksums, and are compressed if asked for."""
+    how: dict[str, Any] = {"fill_value": False} if dtype is not str else {}
+    if len(dims) > 1:
+        chunks = _chunks([len(nc.dimensions[dim]) for dim in dims], np.dtype(dtype).itemsize)
+        how |= {"compression": compression, "complevel": 1, "shuffle": True, "fletcher32": True, "chunksizes": chunks}
+    variable = nc.createVariable(name, dtype, dims, **how)
+    variable.setncatts({key: value for key, value in described.items() if value})
+    return variable
+
+
+def _chunks(shape: Sequence[int], itemsize: int) -> list[int]:
+    """Chunks that end where a record does, cut along leading axes until they are at most a few megabytes."""
+    chunks = [1, *shape[1:]] if len(shape) > 2 else list(shape)
+    for k in range(len(chunks)):
+        if math.prod(chunks) * itemsize > _MAX_CHUNK:
+            chunks[k] = 1
+    return chunks
+
+
+Coordinate = tuple[str, tuple[str, ...], np.ndarray, str]
+"""Name, dims, values and long name."""
+
+
+def _coordinates(experiment: Experiment, steps: Mapping[str, list[int]]) -> list[Coordinate]:
+    """Every coordinate but the observables' own axes."""
+    grid, axis = experiment.grid, temperature_axis(experiment)
+    ticks = {name: np.array(of, np.int64) for name, of in steps.items()}
+    coordinates: list[Coordinate] = [
+        ("learning_rate", (axis,), np.array(experiment.learning_rates), "learning rate epsilon"),
+        ("sigma_w", ("sigma_w",), np.array(grid.sigma_w), "initialisation scale sigma_W"),
+        ("inverse_sigma_w", ("sigma_w",), 1 / np.array(grid.sigma_w), "inverse initialisation scale 1/sigma_W"),
+        ("seed", ("seed",), np.array(experiment.seed_labels), "label of teacher, data and initial draw"),
+        ("batch_size", (), np.array(experiment.sgd.batch_size), "batch size B"),
+        ("step", ("step",), ticks["step"], "SGD updates done"),
+        ("epoch", ("step",), ticks["step"] * experiment.sgd.batch_size / experiment.task.samples, "epochs done"),
+        ("step_decades", ("step_decades",), ticks["step_decades"], "SGD updates done, at whole decades and the ends"),
+        ("step_ends", ("step_ends",), ticks["step_ends"], "SGD updates done, at the ends"),
+    ]
+    if experiment.temperatures is not None:
+        temperatures = np.array(experiment.temperatures)
+        meaning = "temperature T, learning rate / batch size" + (" / (1 - momentum)" if experiment.sgd.momentum else "")
+        coordinates.append(("temperature", (axis,), temperatures, meaning))
+    return coordinates
+
+
+def _own_axes(fields: Sequence["Observable"], sizes: Mapping[str, int]) -> list[Coordinate]:
+    """Coordinates of the observables' own axes: what they give, else numbers from 1."""
+    given = {dim: values for field in fields for dim, values in field.coordinates}
+    axes: list[Coordinate] = []
+    for dim, size in sizes.items():
+        kind = dim.partition("_")[0]
+        if dim not in given:
+            axes.append((dim, (dim,), np.arange(1, size + 1), f"{kind}, counted from 1"))
+        else:
+            values = given[dim]
+            axes.append((dim, (dim,), np.array(values, object if isinstance(values[0], str) else float), kind))
+    return axes

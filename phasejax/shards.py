@@ -1,0 +1,234 @@
+"""A run cut into slabs of seeds that separate processes train, and made one file again.
+
+A slab of `runs/paper` is a run of its own, of fewer seeds, in `runs/paper/seeds-<first>-<last>`. What a seed does depends
+neither on what runs beside it nor on how its steps are cut into calls, so any cut gives the same file, and a run may be cut
+anew whenever it is resumed: a new slab begins where the one stands that has its seeds.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import netCDF4
+import xarray as xr
+
+from phasejax import netcdf, store
+from phasejax.experiment import Experiment, refuse
+from phasejax.netcdf import DamagedError
+from phasejax.store import StoreError, paths
+
+
+class Shard(NamedTuple):
+    """One of several processes that share a run."""
+
+    index: int
+    """Counted from 0."""
+    count: int
+
+
+class Piece(NamedTuple):
+    """What one process has to train, as a run of its own."""
+
+    out: Path
+    experiment: Experiment
+    source: Path | None = None
+    """The run of more seeds it begins from."""
+
+
+def read_shard(text: str, environment: Mapping[str, str] = os.environ) -> Shard:
+    """A shard from `3/16`, or from what SLURM tells its tasks with `auto`.
+
+    Under SLURM every task of a job array has as many shards as it has processes (`srun -n`).
+
+    Raises:
+        ExperimentError: the text is no shard, or SLURM says none.
+    """
+    if text != "auto":
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not found or not int(found[1]) < int(found[2]):
+            raise refuse("shard", text, "give i/n with i from 0 to n - 1, as 3/16, or auto under SLURM")
+        return Shard(int(found[1]), int(found[2]))
+    names = ("ARRAY_TASK_ID", "ARRAY_TASK_MIN", "ARRAY_TASK_MAX", "ARRAY_TASK_STEP", "ARRAY_TASK_COUNT", "PROCID", "NTASKS")
+    if not any(f"SLURM_{name}" in environment for name in names):
+        raise refuse("shard", text, "SLURM_ARRAY_TASK_ID and SLURM_PROCID are not set here; give i/n, as 3/16")
+    try:
+        task, least, most, step, tasks, process, processes = (
+            int(environment.get(f"SLURM_{name}", default))
+            for name, default in zip(names, (0, 0, 0, 1, 1, 0, 1), strict=True)
+        )
+    except ValueError:
+        raise refuse("shard", text, "what SLURM_ARRAY_TASK_ID and its like say is no number; give i/n, as 3/16") from None
+    if (most - least) // step + 1 != tasks:
+        raise refuse("shard", text, f"the job array leaves out some of {least} to {most}, so the shards are not known; "
+                                    "give i/n, as 3/16")  # fmt: skip
+    return Shard((task - least) // step * processes + process, tasks * processes)
+
+
+def labels_of(experiment: Experiment, shard: Shard) -> range:
+    """Labels of the seeds of one shard: consecutive, and as many as any other's or one more.
+
+    Raises:
+        ExperimentError: there are more shards than seeds.
+    """
+    labels, (index, count) = experiment.seed_labels, shard
+    if not 0 <= index < count <= len(labels):
+        raise refuse("shard", f"{index}/{count}", f"there are {len(labels)} seeds, so give i/n with n up to {len(labels)}")
+    return labels[index * len(labels) // count : (index + 1) * len(labels) // count]
+
+
+def plan(
+    out: str | Path, experiment: Experiment, shard: Shard | None = None, resume: bool = False, overwrite: bool = False
+) -> list[Piece]:
+    """What a process has to train; empty if that is finished. Touches nothing.
+
+    Args:
+        out: the output of the whole run.
+        experiment: the whole run.
+        shard: the process's share of it; None for all.
+        resume: go on with what is there.
+        overwrite: delete what is there, for a shard its own slab.
+
+    Raises:
+        ExperimentError: there is no such shard.
+        StoreError: the output cannot be used so.
+    """
+    folder, file = paths(out)
+    labels = labels_of(experiment, shard) if shard else experiment.seed_labels
+    begun = store.slabs(folder)
+    if not shard and not (resume and begun):
+        store.check(out, experiment, resume, overwrite)
+        return [] if resume and file.exists() else [Piece(folder, experiment)]
+    # The slabs share the run's folder, so for a slab what the folder holds already has to be this run.
+    store.check(out, experiment, resume or not file.exists(), overwrite and not folder.exists())
+    if file.exists():
+        return []
+    if writer := store.owner(folder):
+        raise StoreError(f"{folder} is being written by {writer}; wait for it or choose another --out.")
+    if store.has_states(folder):
+        begun[experiment.seed_labels] = folder
+    if not resume:
+        own = Piece(_slab(folder, labels), _part(experiment, labels))
+        for other, path in begun.items():
+            if other != labels and set(other) & set(labels):
+                raise StoreError(
+                    f"{path} has some of the seeds {labels[0]} to {labels[-1]}: --resume {folder} goes on with it."
+                )
+        store.check(own.out, own.experiment, False, overwrite)
+        return [own]
+    pieces = []
+    for slab, of_slab in itertools.groupby(labels, lambda label: _smallest(begun, label)):
+        found = list(of_slab)
+        own = range(found[0], found[-1] + 1)
+        where = begun[slab] if slab else None
+        if where and paths(where)[1].exists():
+            continue
+        if slab == own and where:
+            pieces.append(Piece(where, _part(experiment, own)))
+        else:
+            pieces.append(Piece(_slab(folder, own), _part(experiment, own), where))
+    return pieces
+
+
+def finish(out: str | Path, whole: bool) -> xr.Dataset:
+    """Open a run that has been trained, merging its slabs first if the whole of it was.
+
+    Raises:
+        StoreError: as `merge`.
+    """
+    folder, file = paths(out)
+    if whole and not file.exists():
+        merge(out)
+    elif whole and not store.owner(folder):
+        store.discard(folder)  # left by a process that died when the file was whole
+    return store.open_run(out)
+
+
+def merge(out: str | Path) -> Path:
+    """Make the one file of a run whose slabs are all finished, and remove them.
+
+    Returns:
+        The file.
+
+    Raises:
+        StoreError: a slab is missing, unfinished or damaged, two overlap, or one comes from another experiment or version.
+    """
+    folder, file = paths(out)
+    if file.exists():
+        raise StoreError(f"{file} is there already.")
+    experiment = store.read_experiment(out)
+    begun = store.slabs(folder)
+    if not begun:
+        raise StoreError(f"{folder} was not cut into slabs: --resume {folder} goes on with it.")
+    finished = {labels: paths(slab)[1] for labels, slab in begun.items() if paths(slab)[1].exists()}
+    _tile(experiment, folder, finished)
+    attributes = [_attributes(experiment, labels, path) for labels, path in finished.items()]
+    for path, found in zip(finished.values(), attributes, strict=True):
+        for name in _SAME:
+            if found.get(name) != attributes[0].get(name):
+                raise StoreError(
+                    f"{path} was made with {name.replace('_', ' ')} {found.get(name)}, and {next(iter(finished.values()))} "
+                    f"with {attributes[0].get(name)}: delete one of them, and --resume {folder} trains it again."
+                )
+    joined = {name: "\n".join(dict.fromkeys(found[name] for found in attributes)) for name in attributes[0]}
+    joined["experiment"], joined["created"] = experiment.to_toml(), max(found["created"] for found in attributes)
+    try:
+        with store.atomically(file, folder) as temporary:
+            netcdf.merge(list(finished.values()), temporary, joined)
+    except DamagedError as error:
+        raise StoreError(f"{error}: delete it, and --resume {folder} trains it again.") from None
+    store.discard_slabs(folder)
+    store.discard(folder)
+    return file
+
+
+_SAME = ("phasejax_version", "commit", "engine", "precision", "versions")
+"""Attributes in which slabs must agree to be one run."""
+
+
+def _tile(experiment: Experiment, folder: Path, finished: Mapping[range, Path]) -> None:
+    """Raise unless finished slabs have every seed once."""
+    expected, last = experiment.grid.first_seed, None
+    for labels, path in finished.items():
+        if not set(labels) <= set(experiment.seed_labels):
+            raise StoreError(f"{path} has seeds that are not in {folder / 'experiment.toml'}: delete it, or move it away.")
+        if labels.start < expected:
+            raise StoreError(f"{last} and {path} overlap: delete one of them.")
+        if labels.start > expected:
+            break
+        expected, last = labels.stop, path
+    if expected > experiment.seed_labels[-1]:
+        return
+    until = next((labels.start for labels in finished if labels.start > expected), experiment.seed_labels.stop) - 1
+    unfinished = [path for labels, path in store.slabs(folder).items() if expected in labels]
+    state = f"{unfinished[-1]} is not finished" if unfinished else "they have not been begun"
+    raise StoreError(f"{folder} lacks the seeds {expected} to {until}, {state}: --resume {folder} trains them.")
+
+
+def _attributes(experiment: Experiment, labels: range, path: Path) -> dict[str, Any]:
+    """Global attributes of a slab's file, which is checked to be one of this experiment."""
+    if store.read_experiment(path) != _part(experiment, labels):
+        raise StoreError(f"{path} comes from another experiment than the one in {path.parent}: delete it, or move it away.")
+    with netCDF4.Dataset(path) as nc:
+        return {name: nc.getncattr(name) for name in nc.ncattrs() if name != "coordinates"}
+
+
+def _part(experiment: Experiment, labels: range) -> Experiment:
+    """The experiment with only these seeds."""
+    return replace(experiment, grid=replace(experiment.grid, first_seed=labels.start, seeds=len(labels)))
+
+
+def _slab(folder: Path, labels: range) -> Path:
+    return folder / f"seeds-{labels[0]}-{labels[-1]}"
+
+
+def _smallest(begun: Mapping[range, Path], label: int) -> range | None:
+    """The slab that has a seed: a finished one, else the smallest, for a run that was cut is larger than its slabs."""
+    return min(
+        (labels for labels in begun if label in labels),
+        key=lambda labels: (not paths(begun[labels])[1].exists(), len(labels)),
+        default=None,
+    )
