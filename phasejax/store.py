@@ -294,11 +294,21 @@ def open_run(path: str | Path) -> xr.Dataset:
         StoreError: there is no run there.
     """
     folder, file = paths(path)
-    if file.exists():
-        try:
-            return xr.open_dataset(file)
-        except (OSError, ValueError):
-            raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
+    try:
+        if not file.exists():
+            return _records_so_far(folder)
+    except (FileNotFoundError, StoreError) as error:
+        # A writer that is done puts the file in the folder's place, which may be just now.
+        if not file.exists():
+            raise StoreError(str(error)) from None
+    try:
+        return xr.open_dataset(file)
+    except (OSError, ValueError):
+        raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
+
+
+def _records_so_far(folder: Path) -> xr.Dataset:
+    """The records of a run that has not ended."""
     parts = [open_run(slab) for slab in slabs(folder).values() if has_records(slab)]
     if parts:
         # Slabs may be at different steps: what all of them have recorded is a run.
@@ -307,7 +317,7 @@ def open_run(path: str | Path) -> xr.Dataset:
         return data.assign_attrs(experiment=(folder / "experiment.toml").read_text("utf-8"))
     segments = _segments(folder)
     if not segments:
-        raise StoreError(f"{path} holds no run: neither {file} nor records in {folder} are there.")
+        raise StoreError(f"{folder} holds no run: neither {paths(folder)[1]} nor records in {folder} are there.")
     opened = [xr.open_dataset(segment) for segment in segments]
     data = {
         name: xr.concat([part[name] for part in opened if name in part], axis[0])
