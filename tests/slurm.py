@@ -1,14 +1,15 @@
 """`make test-slurm`: experiments/slurm/array.sh and srun on a SLURM of one machine, disturbed, merged, compared to the bit.
 
 Not part of `make test`. If SLURM and munge are missing they are installed from Debian, which takes root. The cluster is the
-test's own: its configuration, key, state and logs are in a temporary folder, its ports are free ones of the loopback, and only
-the test's commands know of it (SLURM_CONF), so a SLURM that runs here already is neither seen nor touched. All of it ends with
-the test, however that ends.
+test's own: configuration, key, state and logs are in a temporary folder, its ports are free ones of the loopback, and only
+the test's commands know of it (SLURM_CONF), so a SLURM that runs here already is neither seen nor touched. All of it ends
+with the test, however that ends.
 """
 
 import contextlib
 import getpass
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,23 +17,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import xarray as xr
 
 CHECKOUT = Path(__file__).parents[1]
 ARRAY = CHECKOUT / "experiments" / "slurm" / "array.sh"
-PATIENCE = 600
+T = TypeVar("T")
+PATIENCE = 1800
 """Seconds after which what is waited for will not come."""
 
-# Long enough that a task can be caught half-way: tens of seconds of training a task.
-LONG = """
+LONG_STEPS = 500_000
+"""So many that a task can be caught half-way."""
+LONG = f"""
 [grid]
 seeds = 7
 [schedule]
-steps = 300_000
+steps = {LONG_STEPS}
 """
 SHORT = """
 [grid]
@@ -56,7 +59,7 @@ def main() -> NoReturn:
         folder.chmod(0o711)  # munge wants its socket where every user can reach it
         try:
             with Cluster(folder) as cluster:
-                srun_trains_a_slab_in_every_process(cluster)
+                srun_and_the_array_stop_in_time_and_go_on(cluster)
                 an_array_survives_what_a_queue_does(cluster)
         except (Failed, subprocess.SubprocessError) as failure:
             for log in sorted(folder.rglob("*.log")):
@@ -74,7 +77,9 @@ def install() -> None:
         print("SLURM is not installed here; as root on Debian: apt-get install slurm-wlm munge.", file=sys.stderr)
         sys.exit(2)
     for command in ("update", "install --yes --no-install-recommends slurm-wlm munge"):
-        subprocess.run(["apt-get", "-q", *command.split()], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, check=True)
+        subprocess.run(
+            ["apt-get", "-q", *command.split()], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, check=True
+        )
 
 
 class Cluster:
@@ -117,6 +122,8 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 SchedulerParameters=bf_interval=1,sched_interval=1
 ReturnToService=2
+# A machine that is busy with other things may take its time over a checkpoint.
+KillWait=300
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2
 PartitionName=test Nodes={host} Default=YES
 """)
@@ -146,13 +153,13 @@ PartitionName=test Nodes={host} Default=YES
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(Exception):
-            self.ask("scancel", "--user", getpass.getuser())
-            wait_for("the end of the jobs", lambda: not self.ask("squeue", "--noheader"), 20)
+            self.ask("scancel", "--user", getpass.getuser(), seconds=20)
+            wait_for("the end of the jobs", lambda: not self.ask("squeue", "--noheader", seconds=20), 20)
         for daemon in reversed(self._daemons):
             daemon.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 daemon.wait(10)
-        for left in self.processes():  # what a daemon that died has left behind
+        for left in self._processes():  # what a daemon that died has left behind
             with contextlib.suppress(ProcessLookupError):
                 os.kill(left, signal.SIGKILL)
         for daemon in self._daemons:
@@ -166,122 +173,156 @@ PartitionName=test Nodes={host} Default=YES
                 subprocess.Popen([path, *arguments], stdout=log, stderr=log, env=self._environment, start_new_session=True)
             )
 
-    def ask(self, *command: str) -> str:
-        """The output of a command that has to succeed, in the folder the jobs run in."""
-        done = subprocess.run(command, cwd=self.work, env=self._environment, capture_output=True, text=True, timeout=PATIENCE)
-        if done.returncode:
-            raise Failed(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    def ask(self, *command: str, code: int = 0, seconds: float = PATIENCE) -> str:
+        """The output of a command that has to end with this code, run where the jobs run."""
+        done = subprocess.run(command, cwd=self.work, env=self._environment, capture_output=True, text=True, timeout=seconds)
+        if done.returncode != code:
+            raise Failed(f"{' '.join(command)} ended with {done.returncode}, not {code}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def python(self, *arguments: str) -> str:
-        """The output of this Python with the given arguments."""
-        return self.ask(sys.executable, *arguments)
+    def grid(self, *options: str) -> None:
+        """`python -m experiments.grid`, on the CPU and without SLURM."""
+        self.ask(sys.executable, "-m", "experiments.grid", "--device", "cpu", *options)
+
+    def submit(self, tasks: int, *arguments: str) -> str:
+        """The number of a new array of array.sh; its logs are <first argument>-<task>.log."""
+        log = f"--output={arguments[0]}-%a.log"
+        return self.ask(
+            "sbatch", "--parsable", f"--array=0-{tasks - 1}", log, str(ARRAY), *arguments, "--device", "cpu"
+        ).strip()
 
     def job(self, job: str) -> dict[str, str]:
         """What SLURM says of a job or a task, 12_3."""
         words = self.ask("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def processes(self, *variables: str) -> list[int]:
-        """The processes that belong to this cluster and have these environment variables, NAME=value."""
+    def training(self, task: int) -> list[int]:
+        """The Python of a task of an array, while it runs."""
+        return self._processes(f"SLURM_ARRAY_TASK_ID={task}", command="experiments.grid")
+
+    def _processes(self, *variables: str, command: str = "") -> list[int]:
+        """The processes of this cluster with these environment variables, NAME=value, and this in their command line."""
         wanted = {f"SLURM_CONF={self.folder}/slurm.conf", *variables}
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if wanted <= set((process / "environ").read_text(errors="replace").split("\0")):
+                environment, line = ((process / name).read_text(errors="replace") for name in ("environ", "cmdline"))
+                if wanted <= set(environment.split("\0")) and command in line:
                     found.append(int(process.name))
         return found
 
+    def merge_and_compare(self, run: str) -> None:
+        """Merge a run and compare every variable and coordinate with its reference's: attributes, dims, type and bits."""
+        self.ask(sys.executable, "-m", "phasejax", "merge", f"runs/{run}")
+        runs = self.work / "runs"
+        with xr.open_dataset(runs / f"reference-{run}.nc") as expected, xr.open_dataset(runs / f"{run}.nc") as merged:
+            differ = [
+                name
+                for name in sorted(map(str, {*expected.variables, *merged.variables}))
+                if bits(expected, name) != bits(merged, name)
+            ]
+            if differ:
+                raise Failed(f"{run}: {', '.join(differ)} differ from the unsharded run's.")
+            say(f"{run}: {len(expected.variables)} variables and coordinates equal the unsharded run's to the bit")
 
-def srun_trains_a_slab_in_every_process(cluster: Cluster) -> None:
-    """`srun -n 2 python -m experiments.grid --shard auto`."""
+
+def srun_and_the_array_stop_in_time_and_go_on(cluster: Cluster) -> None:
+    """A time limit ends `srun` with 124 and puts the array's tasks back in the queue; `srun` goes on with what they left."""
     (cluster.work / "short.toml").write_text(SHORT)
-    grid = ("-m", "experiments.grid", "--config", "short.toml", "--device", "cpu")
-    cluster.python(*grid, "--out", "runs/reference-short")
-    cluster.ask("srun", "--ntasks=2", sys.executable, *grid, "--out", "runs/short", "--shard", "auto")
-    cluster.python("-m", "phasejax", "merge", "runs/short")
-    compare(cluster, "reference-short", "short")
+    cluster.grid("--config", "short.toml", "--out", "runs/reference-short")
+    srun = ("srun", "--ntasks=2", sys.executable, "-m", "experiments.grid", "--device", "cpu", "--shard", "auto")
+    cluster.ask(*srun, "--config", "short.toml", "--out", "runs/short", "--time-limit", "0s", code=124)
+    say("srun: out of time")
+    array = cluster.submit(2, "short.toml", "--time-limit", "0s")
+    for task in range(2):
+        wait_for(f"task {task} to be put back", lambda task=task: int(cluster.job(f"{array}_{task}")["Restarts"]) > 0)
+    cluster.ask("scancel", array)
+    wait_for("the end of the array", lambda: not cluster.ask("squeue", "--noheader"))
+    say("array: out of time, put back in the queue")
+    cluster.ask(*srun, "--resume", "runs/short")
+    cluster.merge_and_compare("short")
 
 
 def an_array_survives_what_a_queue_does(cluster: Cluster) -> None:
-    """Of three tasks one is left in peace, one preempted and then killed, and one meets its time limit."""
+    """Of three tasks one is left in peace, one preempted and then killed, and one told that its time limit is near."""
     (cluster.work / "long.toml").write_text(LONG)
-    cluster.python("-m", "experiments.grid", "--config", "long.toml", "--out", "runs/reference-long", "--device", "cpu")
-    array = cluster.ask("sbatch", "--parsable", "--array=0-2", "--output=task-%a.log", str(ARRAY), "long.toml", "--device", "cpu")
-    array = array.strip()
-
-    def begun(task: int, times: int) -> bool:
-        # Once it has its output a run names its engine.
-        log = cluster.work / f"task-{task}.log"
-        return log.exists() and log.read_text().count("engine ") >= times
-
-    def half_way(task: int, times: int) -> None:
-        wait_for(f"task {task} to begin training ({times})", lambda: begun(task, times))
-        time.sleep(4)
-        if (state := cluster.job(f"{array}_{task}")["JobState"]) != "RUNNING":
-            raise Failed(f"Task {task} was to be disturbed half-way, and is {state}: LONG has too few steps.")
+    cluster.grid("--config", "long.toml", "--out", "runs/reference-long")
+    array = cluster.submit(3, "long.toml")
 
     def wait_until(task: int, **expected: str) -> None:
-        wait_for(f"task {task} to be {expected}", lambda: expected.items() <= cluster.job(f"{array}_{task}").items())
+        def so() -> bool:
+            job = cluster.job(f"{array}_{task}")
+            if job["JobState"] in ("COMPLETED", "FAILED", "CANCELLED") and not expected.items() <= job.items():
+                raise Failed(
+                    f"Task {task} is {job['JobState']}, {job['ExitCode']}, {job['Restarts']} restarts, not {expected}."
+                )
+            return expected.items() <= job.items()
 
-    half_way(1, 1)
+        wait_for(f"task {task} to be {expected}", so)
+
+    def half_way(task: int) -> int:
+        """The process of a task, once it has been training for a while."""
+
+        def caught() -> int:
+            wait_until(task, JobState="RUNNING")
+            return next(filter(has_trained, cluster.training(task)), 0)
+
+        return wait_for(f"task {task} to be half-way", caught)
+
+    def checkpointed(task: int, process: int) -> None:
+        wait_for(f"task {task} to write a checkpoint", lambda: process not in cluster.training(task))
+        stopped = re.search(r"stopped at step ([\d,]+) of", (cluster.work / f"long.toml-{task}.log").read_text())
+        if not stopped or stopped[1] == "0":
+            raise Failed(f"Task {task} was to stop half-way, and has not.")
+        say(f"task {task}: {stopped[0]} {LONG_STEPS:,}")
+
+    process = half_way(1)
     cluster.ask("scontrol", "requeue", f"{array}_1")  # as a preemption does
-    say("task 1: preempted")
-    wait_until(1, Restarts="1")
+    checkpointed(1, process)
 
-    half_way(2, 1)
-    cluster.ask("scancel", "--batch", "--signal=USR1", f"{array}_2")  # as --signal does before the time limit
-    say("task 2: told that its time limit is near")
+    process = half_way(2)
+    cluster.ask("scancel", "--batch", "--signal=USR1", f"{array}_2")  # as --signal=B:USR1@120 does
+    checkpointed(2, process)
     wait_until(2, Restarts="1")
 
-    half_way(1, 2)
-    pythons = [p for p in cluster.processes("SLURM_ARRAY_TASK_ID=1") if b"experiments.grid" in command_line(p)]
-    for python in pythons:
-        os.kill(python, signal.SIGKILL)
-    say(f"task 1: process {pythons} killed")
+    process = half_way(1)
+    os.kill(process, signal.SIGKILL)
     wait_until(1, JobState="FAILED", ExitCode="137:0")
+    say("task 1: killed")
     cluster.ask("scontrol", "requeue", f"{array}_1")
 
-    for task in range(3):
-        wait_until(task, JobState="COMPLETED", ExitCode="0:0")
-        say(f"task {task}: done after {cluster.job(f'{array}_{task}')['Restarts']} restarts")
-    print(cluster.python("-m", "phasejax", "status", "runs/long"), end="")
-    cluster.python("-m", "phasejax", "merge", "runs/long")
-    compare(cluster, "reference-long", "long")
+    for task, restarts in ((0, "0"), (1, "2"), (2, "1")):
+        wait_until(task, JobState="COMPLETED", ExitCode="0:0", Restarts=restarts)
+        say(f"task {task}: done after {restarts} restarts")
+    print(cluster.ask(sys.executable, "-m", "phasejax", "status", "runs/long"), end="")
+    cluster.merge_and_compare("long")
 
 
-def compare(cluster: Cluster, reference: str, merged: str) -> None:
-    """Every variable and coordinate of the two files: attributes, dims, type and bits."""
-    with (
-        xr.open_dataset(cluster.work / f"runs/{reference}.nc") as expected,
-        xr.open_dataset(cluster.work / f"runs/{merged}.nc") as found,
-    ):
-        differ = sorted(set(expected.variables) ^ set(found.variables))
-        for name in set(expected.variables) & set(found.variables):
-            one, other = expected[name].variable, found[name].variable
-            same = (one.dims, one.dtype, one.attrs, one.values.tobytes()) == (other.dims, other.dtype, other.attrs, other.values.tobytes())
-            if not same:
-                differ.append(name)
-        if differ:
-            raise Failed(f"{merged}: {', '.join(differ)} differ from the unsharded run's.")
-        say(f"{merged}: {len(expected.variables)} variables and coordinates equal the unsharded run's to the bit")
+def bits(data: xr.Dataset, name: str) -> tuple[Any, ...] | None:
+    """All there is to a variable."""
+    if name not in data.variables:
+        return None
+    variable = data.variables[name]
+    return variable.dims, variable.dtype, variable.attrs, variable.values.tobytes()
 
 
-def command_line(process: int) -> bytes:
-    """Of a process, empty if it has ended."""
+def has_trained(process: int) -> bool:
+    """Whether it has used processor time that start-up does not take; a clock would not do on a machine that is busy."""
     try:
-        return Path(f"/proc/{process}/cmdline").read_bytes()
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return b""
+        return False
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") > 15
 
 
-def wait_for(what: str, there: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Return once it is there."""
+def wait_for(what: str, there: Callable[[], T], seconds: float = PATIENCE) -> T:
+    """What is there, once it is."""
     end = time.monotonic() + seconds
-    while not there():
+    while not (found := there()):
         if time.monotonic() > end:
             raise Failed(f"Waited {seconds:.0f} s for {what} in vain.")
         time.sleep(0.2)
+    return found
 
 
 def free_port() -> int:
