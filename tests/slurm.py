@@ -29,7 +29,7 @@ T = TypeVar("T")
 PATIENCE = 1800
 """Seconds after which what is waited for will not come."""
 
-LONG_STEPS = 500_000
+LONG_STEPS = 700_000
 """So many that a task can be caught half-way."""
 LONG = f"""
 [grid]
@@ -196,6 +196,19 @@ PartitionName=test Nodes={host} Default=YES
         words = self.ask("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
+    def wait_until(self, job: str, **expected: str) -> None:
+        """Return once SLURM says this of a job; `Failed` if it has ended otherwise."""
+
+        def so() -> bool:
+            job_is = self.job(job)
+            if expected.items() <= job_is.items():
+                return True
+            if (state := job_is["JobState"]) in ("COMPLETED", "FAILED", "CANCELLED"):
+                raise Failed(f"Job {job} is {state}, {job_is['ExitCode']}, {job_is['Restarts']} restarts, not {expected}.")
+            return False
+
+        wait_for(f"job {job} to be {expected}", so)
+
     def training(self, task: int) -> list[int]:
         """The Python of a task of an array, while it runs."""
         return self._processes(f"SLURM_ARRAY_TASK_ID={task}", command="experiments.grid")
@@ -235,7 +248,7 @@ def srun_and_the_array_stop_in_time_and_go_on(cluster: Cluster) -> None:
     say("srun: out of time")
     array = cluster.submit(2, "short.toml", "--time-limit", "0s")
     for task in range(2):
-        wait_for(f"task {task} to be put back", lambda task=task: int(cluster.job(f"{array}_{task}")["Restarts"]) > 0)
+        cluster.wait_until(f"{array}_{task}", Restarts="1")
     cluster.ask("scancel", array)
     wait_for("the end of the array", lambda: not cluster.ask("squeue", "--noheader"))
     say("array: out of time, put back in the queue")
@@ -249,22 +262,11 @@ def an_array_survives_what_a_queue_does(cluster: Cluster) -> None:
     cluster.grid("--config", "long.toml", "--out", "runs/reference-long")
     array = cluster.submit(3, "long.toml")
 
-    def wait_until(task: int, **expected: str) -> None:
-        def so() -> bool:
-            job = cluster.job(f"{array}_{task}")
-            if job["JobState"] in ("COMPLETED", "FAILED", "CANCELLED") and not expected.items() <= job.items():
-                raise Failed(
-                    f"Task {task} is {job['JobState']}, {job['ExitCode']}, {job['Restarts']} restarts, not {expected}."
-                )
-            return expected.items() <= job.items()
-
-        wait_for(f"task {task} to be {expected}", so)
-
     def half_way(task: int) -> int:
         """The process of a task, once it has been training for a while."""
 
         def caught() -> int:
-            wait_until(task, JobState="RUNNING")
+            cluster.wait_until(f"{array}_{task}", JobState="RUNNING")
             return next(filter(has_trained, cluster.training(task)), 0)
 
         return wait_for(f"task {task} to be half-way", caught)
@@ -283,16 +285,16 @@ def an_array_survives_what_a_queue_does(cluster: Cluster) -> None:
     process = half_way(2)
     cluster.ask("scancel", "--batch", "--signal=USR1", f"{array}_2")  # as --signal=B:USR1@120 does
     checkpointed(2, process)
-    wait_until(2, Restarts="1")
+    cluster.wait_until(f"{array}_2", Restarts="1")
 
     process = half_way(1)
     os.kill(process, signal.SIGKILL)
-    wait_until(1, JobState="FAILED", ExitCode="137:0")
+    cluster.wait_until(f"{array}_1", JobState="FAILED", ExitCode="137:0")
     say("task 1: killed")
     cluster.ask("scontrol", "requeue", f"{array}_1")
 
     for task, restarts in ((0, "0"), (1, "2"), (2, "1")):
-        wait_until(task, JobState="COMPLETED", ExitCode="0:0", Restarts=restarts)
+        cluster.wait_until(f"{array}_{task}", JobState="COMPLETED", ExitCode="0:0", Restarts=restarts)
         say(f"task {task}: done after {restarts} restarts")
     print(cluster.ask(sys.executable, "-m", "phasejax", "status", "runs/long"), end="")
     cluster.merge_and_compare("long")
@@ -312,7 +314,7 @@ def has_trained(process: int) -> bool:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return False
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") > 15
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") > 18
 
 
 def wait_for(what: str, there: Callable[[], T], seconds: float = PATIENCE) -> T:

@@ -27,6 +27,7 @@ fi
 # A job that is cancelled or preempted gets SIGTERM in all its processes: python checkpoints, this shell only has to wait.
 trap : TERM
 # Two minutes before the time limit SLURM tells this shell alone.
+limit=far
 trap 'limit=near; kill -TERM "$python"' USR1
 
 "${PYTHON:-.venv/bin/python}" -m experiments.grid "${from[@]}" --shard auto "${@:2}" &
