@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # Where there is an NVIDIA GPU, JAX comes with what it needs to use it.
 EXTRAS := dev$(if $(shell command -v nvidia-smi 2>/dev/null),$(,)cuda)
 
-.PHONY: help paper-figures test lint format clean
+.PHONY: help paper-figures test test-slurm lint format clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -24,6 +24,9 @@ runs/%.nc: | $(READY)
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
+
+test-slurm: $(READY) ## try the job array on a SLURM of this machine alone (as root installs slurm-wlm and munge)
+	$(BIN)/python tests/slurm.py
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check

@@ -32,7 +32,7 @@ import numpy as np
 import xarray as xr
 
 from phasejax import netcdf
-from phasejax.experiment import Experiment
+from phasejax.experiment import Experiment, ExperimentError
 from phasejax.netcdf import STEP_AXES, DamagedError, Record
 
 if TYPE_CHECKING:
@@ -294,14 +294,24 @@ def open_run(path: str | Path) -> xr.Dataset:
         StoreError: there is no run there.
     """
     folder, file = paths(path)
-    if file.exists():
-        try:
-            return xr.open_dataset(file)
-        except (OSError, ValueError):
-            raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
+    try:
+        if not file.exists():
+            return _records_so_far(folder)
+    except (StoreError, ExperimentError):
+        # A writer that is done puts the file in the folder's place, which may be just now.
+        if not file.exists():
+            raise
+    try:
+        return xr.open_dataset(file)
+    except (OSError, ValueError):
+        raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
+
+
+def _records_so_far(folder: Path) -> xr.Dataset:
+    """The records of a run that has not ended."""
     if not folder.is_dir():
-        raise StoreError(f"{path} holds no run: neither {file} nor a folder {folder} is there.")
-    experiment = read_experiment(path)
+        raise StoreError(f"{folder} holds no run: neither {paths(folder)[1]} nor a folder {folder} is there.")
+    experiment = read_experiment(folder)
     parts = [open_run(slab) for slab in slabs(folder).values() if has_records(slab)]
     if parts:
         # Slabs may be at different steps: what all of them have recorded is a run.
@@ -310,13 +320,11 @@ def open_run(path: str | Path) -> xr.Dataset:
         return data.assign_attrs(experiment=experiment.to_toml())
     segments = _segments(folder)
     if not segments:
-        raise StoreError(f"{path} holds no run: neither {file} nor records in {folder} are there.")
+        raise StoreError(f"{folder} holds no run: neither {paths(folder)[1]} nor records in {folder} are there.")
     try:
         opened = [xr.open_dataset(segment) for segment in segments]
     except (OSError, ValueError):
-        raise StoreError(
-            f"the records in {folder} are damaged: one of them is not a netCDF file, or not a whole one."
-        ) from None
+        raise StoreError(f"The records in {folder} are damaged: one is not a netCDF file, or not a whole one.") from None
     data = {
         name: xr.concat([part[name] for part in opened if name in part], axis[0])
         if (axis := [str(dim) for dim in variable.dims if dim in STEP_AXES.values()])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import shutil
 
 import netCDF4
 import numpy as np
@@ -102,6 +103,22 @@ def test_records_so_far_open_while_a_run_is_unfinished(finished, tmp_path, monke
     with xr.open_dataset(path) as expected:
         steps = {"step": so_far.step, "step_decades": so_far.step_decades, "step_ends": so_far.step_ends}
         xr.testing.assert_identical(so_far.drop_attrs(), expected.sel(steps).drop_attrs())
+
+
+def test_a_run_that_ends_while_it_is_opened_is_opened(finished, tmp_path, monkeypatch):
+    experiment, path = finished
+    interrupted(experiment, tmp_path / "run", monkeypatch, 6)
+    original = store._segments
+
+    def ends_just_after(folder):
+        monkeypatch.setattr(store, "_segments", original)
+        found = original(folder)
+        shutil.copy(path, tmp_path / "run.nc")
+        store.discard(folder)
+        return found
+
+    monkeypatch.setattr(store, "_segments", ends_just_after)
+    assert phasejax.open(tmp_path / "run").sizes["step"] == len(experiment.record_steps())
 
 
 @pytest.mark.parametrize("damage", ["cut short", "flipped byte", "empty"])
