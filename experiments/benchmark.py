@@ -250,7 +250,7 @@ def measure(quick: bool, say: Any) -> dict[str, Any]:
             "quick": quick,
         },
         "work": {
-            "widths": experiment.network.widths,
+            "widths": list(experiment.network.widths),
             "batch_size": experiment.sgd.batch_size,
             "samples": experiment.task.samples,
             "cells": experiment.students // experiment.grid.seeds,

@@ -8,6 +8,7 @@ figures/precision/precision.pdf and .png.
 """
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import matplotlib.style
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from scipy.stats import ks_2samp
 
 from phasejax import Experiment, ExperimentError, Grid, Schedule, StoreError, simulate
@@ -97,15 +99,20 @@ def compare(single: xr.Dataset, double: xr.Dataset) -> Comparison:
 
 def sentence(found: Comparison, run: xr.Dataset) -> str:
     """The result, for the documentation."""
-    losses = ", ".join(f"{100 * d:+.2g} ± {100 * error:.1g} % ({phase})" for phase, (d, error) in found.loss.items())
+    losses = ", ".join(f"{_with_error(100 * d, 100 * error)} % ({phase})" for phase, (d, error) in found.loss.items())
     verdict = "no" if found.least_p > 0.05 / found.tests else "a"
-    memory = "{:+.1g} ± {:.1g}".format(*found.memory)
     return (
         f"After {training_length(run)}, mean test losses in float32 differ from those in float64 by {losses}, in the cell "
-        f"of each phase where they differ most, and the mean G(t,0) of a cell by {memory} at most; the largest "
-        f"Kolmogorov-Smirnov distance of losses, G(t,0) and single eigenvalues is {found.distance:.2g}, the least p-value "
-        f"of {found.tests} such tests {found.least_p:.2g}: {verdict} difference at the 5 % level (Bonferroni)."
+        f"of each phase where they differ most, and the mean G(t,0) of a cell by {_with_error(*found.memory)} at most; the "
+        f"largest Kolmogorov-Smirnov distance of losses, G(t,0) and single eigenvalues is {found.distance:.2g}, the least "
+        f"p-value of {found.tests} such tests {found.least_p:.2g}: {verdict} difference at the 5 % level (Bonferroni)."
     )
+
+
+def _with_error(value: float, error: float) -> str:
+    """A number and its error, to the first digit of the error."""
+    digits = max(0, -math.floor(math.log10(error))) if error > 0 else 6
+    return f"{value:+.{digits}f} ± {error:.{digits}f}"
 
 
 def draw(single: xr.Dataset, double: xr.Dataset) -> Figure:
@@ -120,13 +127,13 @@ def draw(single: xr.Dataset, double: xr.Dataset) -> Figure:
                 for k, temperature in enumerate(temperatures):
                     ordered = np.sort(values[k].ravel())
                     share = np.arange(1, ordered.size + 1) / ordered.size
-                    precision = "float64" if data is double else "float32"
-                    text = f"$T = {power_of_two(temperature)}$, {precision}"
+                    text = None if data is double else f"$T = {power_of_two(temperature)}$"
                     ax.step(ordered, share, where="post", color=f"C{k}", label=text, **style)
             ax.set(xlabel=label, ylim=(0, 1.02), xscale="linear" if name == "G_t0" else "log")
+            ax.xaxis.set_minor_formatter(NullFormatter())
             if name == "test_loss":
                 ax.set_title(rf"{phase}, $1/\sigma_W = {power_of_two(1 / sigma)}$")
-                ax.legend(fontsize=5.5, loc="upper left")
+                ax.legend(loc="upper left")
         row[0].set_ylabel("share of students" if name != "eigenvalues" else "share of eigenvalues")
     figure.suptitle(f"float32 (thin) and float64 (wide) after {training_length(double)}", fontsize=8)
     return figure
