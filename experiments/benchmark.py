@@ -224,7 +224,7 @@ def measure(quick: bool, say: Any) -> dict[str, Any]:
         rounds, seconds = 2, 0.05
 
     say("engines and others")
-    contenders, passed_over = _contenders(experiment, devices, say)
+    contenders, passed_over = _contenders(experiment, devices)
     cold = np.repeat(np.array(experiment.temperatures) <= 0.25, len(experiment.grid.sigma_w))
     check(contenders, cold)
     rows = race(contenders, rounds, seconds)
@@ -272,7 +272,7 @@ def measure(quick: bool, say: Any) -> dict[str, Any]:
     return result
 
 
-def _contenders(experiment: Experiment, devices: Sequence[Any], say: Any) -> tuple[list[Contender], dict[str, str]]:
+def _contenders(experiment: Experiment, devices: Sequence[Any]) -> tuple[list[Contender], dict[str, str]]:
     """Everything that trains these students here, our engines fastest first, and why anything does not."""
     trainers, passed_over = [], {}
     fastest = engines.choose(experiment, "auto", devices).name
