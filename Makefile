@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # Where there is an NVIDIA GPU, JAX comes with what it needs to use it.
 EXTRAS := dev$(if $(shell command -v nvidia-smi 2>/dev/null),$(,)cuda)
 
-.PHONY: help paper-figures test test-slurm lint format clean
+.PHONY: help paper-figures benchmark test test-slurm lint format clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -21,6 +21,9 @@ paper-figures: runs/$(PRESET).nc ## run the desk preset (PRESET=quick, desk or p
 runs/%.nc: | $(READY)
 	@if [ -e runs/$*/experiment.toml ]; then from="--resume runs/$*"; else from="--preset $* --out runs/$*"; fi; \
 	set -x; $(BIN)/python -m experiments.grid $$from
+
+benchmark: $(READY) ## measure student-steps per second on this machine, beside JAX, PyTorch and C (minutes, on an idle machine)
+	$(BIN)/python -m experiments.benchmark
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest

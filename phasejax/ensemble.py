@@ -21,6 +21,9 @@ from phasejax.observables import Observable, When, view
 from phasejax.sgd import optimiser
 from phasejax.task import Batches, Task, make_batches, make_task, start
 
+MATMUL_PRECISION = "highest"
+"""Float32 products must be float32 products everywhere; the default lets GPUs and TPUs round them to fewer bits."""
+
 # Counts how often each function is traced, by name: a change of temperatures, sigma_W, labels or steps must not add one.
 traces: dict[str, int] = {}
 

@@ -1,11 +1,8 @@
 """`simulate(experiment)` -> Dataset: the loop that joins ensemble, engine and store."""
 
-import contextlib
 import datetime
 import importlib.metadata
-import platform
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,17 +18,16 @@ import xarray as xr
 from tqdm import tqdm
 
 from phasejax import engines, observables, shards, store
-from phasejax.ensemble import Ensemble, State, build
+from phasejax.ensemble import MATMUL_PRECISION, Ensemble, State, build
 from phasejax.experiment import EngineName, Experiment, Stop, refuse
 from phasejax.netcdf import Record
 from phasejax.observables import Observable
+from phasejax.provenance import commit, device_name, versions
 from phasejax.shards import Shard
 from phasejax.store import Checkpoint, Store, paths
 from phasejax.task import Task
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "xarray", "netCDF4")
-# Float32 products must be float32 products everywhere; the default lets GPUs and TPUs round them to fewer bits.
-_MATMUL_PRECISION = "highest"
 # A call is cut so that it ends after about this long: nothing that is asked of a run waits longer.
 _CALL_SECONDS = 3.0
 
@@ -96,10 +92,10 @@ def simulate(
     chosen_devices = list(devices or jax.devices())
     chosen = engines.choose(experiment, engine, chosen_devices)
     every = observables.combine(observables.standard(experiment.network), observe)
-    attributes = provenance(experiment, chosen.name, chosen_devices)
+    attributes = _attributes(experiment, chosen.name, chosen_devices)
     if progress:
-        print(f"engine {chosen.name} on {_device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr)
-    with jax.enable_x64(experiment.precision == "float64"), jax.default_matmul_precision(_MATMUL_PRECISION):
+        print(f"engine {chosen.name} on {device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr)
+    with jax.enable_x64(experiment.precision == "float64"), jax.default_matmul_precision(MATMUL_PRECISION):
         for piece in pieces:
             ensemble = build(piece.experiment, chosen.advance, every, chosen_devices)
             space = _space(piece.experiment, *ensemble.check(piece.experiment, every))
@@ -131,7 +127,7 @@ def _space(experiment: Experiment, record_bytes: Mapping[str, int], state_bytes:
     return 2 * sum(times[when] * size for when, size in record_bytes.items()) + 3 * state_bytes
 
 
-def provenance(experiment: Experiment, engine: str, devices: Sequence[Any]) -> dict[str, str]:
+def _attributes(experiment: Experiment, engine: str, devices: Sequence[Any]) -> dict[str, str]:
     """Global attributes that say what made a file; the experiment among them is enough to make it again."""
     return {
         "title": "Phases of stochastic gradient descent: an ensemble of teacher-student networks",
@@ -139,41 +135,15 @@ def provenance(experiment: Experiment, engine: str, devices: Sequence[Any]) -> d
         "references": "Park, Lucini, Aarts, arXiv:2509.01349",
         "experiment": experiment.to_toml(),
         "phasejax_version": importlib.metadata.version("phasejax"),
-        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
-        + f", Python {platform.python_version()}",
-        "commit": _commit(),
-        "device": _device_name(devices),
+        "versions": versions(_PACKAGES),
+        "commit": commit(),
+        "device": device_name(devices),
         "engine": engine,
         "precision": experiment.precision,
-        "matmul_precision": _MATMUL_PRECISION,
+        "matmul_precision": MATMUL_PRECISION,
         "command_line": shlex.join(sys.orig_argv),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def _device_name(devices: Sequence[Any]) -> str:
-    kind = devices[0].device_kind
-    if devices[0].platform == "cpu":
-        with contextlib.suppress(OSError, StopIteration):
-            lines = Path("/proc/cpuinfo").read_text().splitlines()
-            kind = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        return f"{len(devices)} x cpu core ({kind})"
-    return f"{len(devices)} x {kind}"
-
-
-def _commit() -> str:
-    """The commit of the checkout this package is imported from; "unknown" outside of one."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-        tracked = subprocess.run(["git", "ls-files", "--error-unmatch", Path(__file__).name],
-                                 cwd=here, capture_output=True, timeout=10)  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip() if tracked.returncode == 0 else "unknown"
 
 
 class _Run:
