@@ -185,7 +185,7 @@ def merge(out: str | Path) -> Path:
     return file
 
 
-_SAME = ("phasejax_version", "commit", "engine", "precision", "versions")
+_SAME = ("phasejax_version", "source", "engine", "precision", "versions")
 """Attributes in which slabs must agree to be one run."""
 
 

@@ -22,7 +22,7 @@ from phasejax.ensemble import MATMUL_PRECISION, Ensemble, State, build
 from phasejax.experiment import EngineName, Experiment, Stop, refuse
 from phasejax.netcdf import Record
 from phasejax.observables import Observable
-from phasejax.provenance import commit, device_name, versions
+from phasejax.provenance import commit, device_name, source, versions
 from phasejax.shards import Shard
 from phasejax.store import Checkpoint, Store, paths
 from phasejax.task import Task
@@ -137,6 +137,7 @@ def _attributes(experiment: Experiment, engine: str, devices: Sequence[Any]) -> 
         "phasejax_version": importlib.metadata.version("phasejax"),
         "versions": versions(_PACKAGES),
         "commit": commit(),
+        "source": source(),
         "device": device_name(devices),
         "engine": engine,
         "precision": experiment.precision,

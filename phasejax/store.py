@@ -135,7 +135,7 @@ class Store:
     def _identity_of(self, experiment: Experiment) -> str:
         """What a state must agree in to be gone on with."""
         schema = [(f.name, f.dims, f.when) for f in self._fields]
-        made_by = [self._attributes.get(name) for name in ("phasejax_version", "commit", "engine")]
+        made_by = [self._attributes.get(name) for name in ("source", "engine")]
         return hashlib.sha256(repr((experiment.identity, schema, made_by)).encode()).hexdigest()
 
     def _require(self, overwrite: bool) -> None:
@@ -342,8 +342,13 @@ def read_experiment(out: str | Path) -> Experiment:
         ExperimentError: it is not one this version knows.
     """
     folder, file = paths(out)
-    if (folder / "experiment.toml").exists():
-        return Experiment.read(folder / "experiment.toml")
+    try:
+        if (folder / "experiment.toml").exists():
+            return Experiment.read(folder / "experiment.toml")
+    except ExperimentError:
+        # A writer that is done puts the file in the folder's place, which may be just now.
+        if not file.exists():
+            raise
     if file.exists():
         try:
             with netCDF4.Dataset(file) as nc:

@@ -159,7 +159,7 @@ def test_the_lock_of_a_process_that_died_is_taken_over_with_a_sentence(tmp_path,
 def test_a_checkpoint_of_another_version_is_not_loaded(tmp_path, monkeypatch):
     stopped(small(), tmp_path / "run")
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
-    monkeypatch.setattr("phasejax.simulation.commit", lambda: "another")
+    monkeypatch.setattr("phasejax.simulation.source", lambda: "another")
     with pytest.raises(StoreError, match="begun with another version, engine or set of observables: --overwrite"):
         phasejax.simulate(small(), tmp_path / "run", resume=True)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
