@@ -20,6 +20,7 @@ import json
 import math
 import os
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +30,7 @@ import numpy as np
 import xarray as xr
 
 from phasejax.experiment import Experiment
+from phasejax.records import RunError, settings
 
 if TYPE_CHECKING:
     from phasejax.observables import Observable
@@ -252,21 +254,48 @@ def open_run(path: str | Path) -> xr.Dataset:
     """
     folder, file = paths(path)
     if file.exists():
+        dataset = _open(file)
         try:
-            return xr.open_dataset(file)
-        except (OSError, ValueError):
-            raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
+            settings(dataset)
+        except RunError:
+            dataset.close()
+            raise StoreError(f"{file} is not a run of phasejax: it does not say which experiment it is of.") from None
+        return dataset
     segments = sorted(folder.glob("records-*.nc"), key=_step_of)
     if not segments:
         raise StoreError(f"{path} holds no run: neither {file} nor records in {folder} are there.")
-    parts = [xr.open_dataset(segment) for segment in segments]
+    experiment = Experiment.read(folder / "experiment.toml")
+    parts = [_open(segment) for segment in segments]
     data = {
         name: xr.concat([part[name] for part in parts if name in part], axis[0])
         if (axis := _step_axes(variable))
         else variable
         for name, variable in parts[0].data_vars.items()
     }
-    return xr.Dataset(data, attrs={"experiment": (folder / "experiment.toml").read_text("utf-8")})
+    return xr.Dataset(data, attrs={"experiment": experiment.to_toml()})
+
+
+def load_run(path: str | Path) -> xr.Dataset:
+    """A run in memory, but for what is recorded at whole decades: the weights, which are most of a file.
+
+    Raises:
+        StoreError: there is no run there, or not all of it can be read.
+    """
+    with open_run(path) as dataset:
+        wanted = [name for name, variable in dataset.data_vars.items() if "step_decades" not in variable.dims]
+        try:
+            return dataset[wanted].load()
+        except (OSError, RuntimeError):  # what a file says that opens and then breaks off
+            raise StoreError(f"{path} is damaged: not all of its records can be read.") from None
+
+
+def _open(file: Path) -> xr.Dataset:
+    try:
+        return xr.open_dataset(file, engine="netcdf4")
+    except PermissionError as error:
+        raise StoreError(f"{file} cannot be read: {error.strerror}.") from None
+    except (OSError, RuntimeError, ValueError):
+        raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
 
 
 def read_experiment(out: str | Path) -> Experiment:
@@ -306,6 +335,24 @@ def atomically(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write files in; when all are written they move to `folder`, else none does.
+
+    Raises:
+        StoreError: `folder` cannot be written to.
+    """
+    try:
+        home = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryDirectory(prefix=".phasejax-", dir=home) as temporary:
+            yield Path(temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in Path(temporary).iterdir():
+                os.replace(file, folder / file.name)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written to: {error.strerror or error}.") from None
 
 
 def _sync(path: Path) -> None:

@@ -6,7 +6,7 @@ import xarray as xr
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from phasejax.figures.ensemble import left_out, nearest, sound, until
+from phasejax.figures.ensemble import left_out, nearest, sound
 from phasejax.figures.style import (
     ONE_COLUMN,
     TWO_COLUMNS,
@@ -17,7 +17,8 @@ from phasejax.figures.style import (
     temperature_axis,
     training_length,
 )
-from phasejax.spectrum import marchenko_pastur, marchenko_pastur_edges, suffix
+from phasejax.records import layer, until
+from phasejax.spectrum import layer_sigma_w, marchenko_pastur, marchenko_pastur_edges
 
 # The paper's cells: temperature (or learning rate) and 1/sigma_W.
 PHASES = {"ordered": (2**-5, 8), "paramagnetic": (4, 8), "jammed": (2**-5, 2**-8)}
@@ -31,7 +32,7 @@ def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     its student diverges.
     """
     dataset = until(dataset, step)
-    axis, own = temperature_axis(dataset)[0], suffix(dataset)
+    axis, own = temperature_axis(dataset)[0], layer(dataset).suffix
     steps = dataset.step.values
     # Time starts at 0 on a logarithmic axis: draw the initial state where step 1/5 would be.
     time = np.where(steps == 0, 0.2, steps)
@@ -69,17 +70,17 @@ def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     return figure
 
 
-@house_style("eigenvalues", "weights")
+@house_style("eigenvalues")
 def initial_spectrum(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     """Eigenvalues of all students at step 0 in units of sigma_W^2, against the Marchenko-Pastur density (Eq 4.2)."""
     dataset = until(dataset, step)
-    own, axis = suffix(dataset), temperature_axis(dataset)[0]
-    ratio = dataset.sizes["node" + own] / dataset.sizes["input" + own]
+    own, axis = layer(dataset), temperature_axis(dataset)[0]
+    ratio = own.nodes / own.inputs
     if ratio > 1:
         raise NotDrawable("the last trained layer widens, and its zero eigenvalues have no density")
     # Every cell starts from the same draws.
-    initial = dataset["eigenvalues" + own].isel({"step": 0, axis: 0, "sigma_w": 0})
-    x = (initial / dataset.sigma_w[0] ** 2).values.ravel()
+    initial = dataset["eigenvalues" + own.suffix].isel({"step": 0, axis: 0, "sigma_w": 0})
+    x = (initial / layer_sigma_w(dataset)[0] ** 2).values.ravel()
     _, high = marchenko_pastur_edges(1.0, ratio)
     bins = np.linspace(0, max(high, x.max()), int(np.clip(np.sqrt(x.size), 8, 60)))
     line = np.linspace(0, high * 1.05, 500)
