@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # Where there is an NVIDIA GPU, JAX comes with what it needs to use it.
 EXTRAS := dev$(if $(shell command -v nvidia-smi 2>/dev/null),$(,)cuda)
 
-.PHONY: help paper-figures test lint format clean
+.PHONY: help paper-figures notebook test lint format clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -21,6 +21,9 @@ paper-figures: runs/$(PRESET).nc ## run the desk preset (PRESET=quick, desk or p
 runs/%.nc: | $(READY)
 	@if [ -e runs/$*/experiment.toml ]; then from="--resume runs/$*"; else from="--preset $* --out runs/$*"; fi; \
 	set -x; $(BIN)/python -m experiments.grid $$from
+
+notebook: $(READY) ## run notebooks/quickstart.ipynb and keep its outputs in it
+	$(BIN)/jupyter execute --inplace notebooks/quickstart.ipynb
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
