@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from phasejax.records import layer, settings
+from phasejax.records import activation, layer
 from phasejax.spectrum import layer_sigma_w, level_spacing
 
 PAPER_JAMMING_LINE = np.sqrt(2.0)
@@ -148,7 +148,7 @@ def measured_jamming_line(dataset: xr.Dataset) -> tuple[float, float]:
     has no bounds to peak at.
     """
     none = (float("nan"), float("nan"))
-    if settings(dataset)["network"]["activation"] in UNBOUNDED:
+    if activation(dataset) in UNBOUNDED:
         return none
     initial = dataset.feature_density.isel(step_ends=0)
     density = initial.mean([dim for dim in initial.dims if dim not in ("sigma_w", "feature")])

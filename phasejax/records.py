@@ -57,6 +57,11 @@ def layer(dataset: xr.Dataset) -> Layer:
     return Layer(suffix, widths[last], widths[last - 1], scales[trained.index(last)])
 
 
+def activation(dataset: xr.Dataset) -> str:
+    """Name of the activation; the paper's phases and its jamming line are those of tanh."""
+    return settings(dataset)["network"]["activation"]
+
+
 def grid_axis(dataset: xr.Dataset | xr.DataArray) -> str:
     """Name of the axis along which the learning rate grows: learning_rate where no temperature is defined."""
     return "temperature" if "temperature" in dataset.dims else "learning_rate"

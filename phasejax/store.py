@@ -264,7 +264,10 @@ def open_run(path: str | Path) -> xr.Dataset:
     segments = sorted(folder.glob("records-*.nc"), key=_step_of)
     if not segments:
         raise StoreError(f"{path} holds no run: neither {file} nor records in {folder} are there.")
-    experiment = Experiment.read(folder / "experiment.toml")
+    try:
+        experiment = (folder / "experiment.toml").read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise StoreError(f"{folder} holds no run: its experiment.toml cannot be read.") from None
     parts = [_open(segment) for segment in segments]
     data = {
         name: xr.concat([part[name] for part in parts if name in part], axis[0])
@@ -272,7 +275,7 @@ def open_run(path: str | Path) -> xr.Dataset:
         else variable
         for name, variable in parts[0].data_vars.items()
     }
-    return xr.Dataset(data, attrs={"experiment": experiment.to_toml()})
+    return xr.Dataset(data, attrs={"experiment": experiment})
 
 
 def load_run(path: str | Path) -> xr.Dataset:

@@ -146,7 +146,10 @@ def spoil(run):
     Path("headless").mkdir()
     Path("headless/records-5.nc").write_bytes(whole)
     Path("file").write_text("a file")
+    Path("going").mkdir()
+    Path("going/records-60.nc").write_bytes(whole)
     with xr.open_dataset(run) as data:
+        Path("going/experiment.toml").write_text(data.attrs["experiment"])
         data.drop_attrs(deep=False).to_netcdf("foreign.nc")
         data.assign_attrs(experiment="[network]\nname = 'another'").to_netcdf("stranger.nc")
         data.drop_vars("alignment").to_netcdf("lacking.nc")
@@ -193,6 +196,16 @@ def test_figures_refuse_likewise(damaged, monkeypatch, capsys, arguments, words)
     assert len(printed.err.strip().splitlines()) == 1, printed.err
     assert all(word.lower() in printed.err.lower() for word in words), printed.err
     assert set(damaged.rglob("*")) == before, "nothing written"
+
+
+def test_a_run_that_is_still_going_is_drawn_from_its_folder(damaged, tmp_path, monkeypatch):
+    from phasejax import cli
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as leave:
+        cli.figures([str(damaged / "going"), "--only", "2"])
+    assert leave.value.code == 0
+    assert {path.name for path in (tmp_path / "figures" / "going").glob("fig*")} == {"fig2.pdf", "fig2.png"}
 
 
 def test_a_file_one_may_not_read_is_refused(finished, monkeypatch, capsys):

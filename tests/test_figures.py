@@ -141,6 +141,7 @@ def test_eigenvalue_flow_shows_every_student(run):
         assert len(drawn) == 3
         np.testing.assert_allclose([path[:, 1] for path in drawn], x.isel(level=15).transpose("seed", "step"))
     assert figure.axes[0].get_lines(), "the ordered phase shows where it should go"
+    assert [ax.get_title().split("\n")[0] for ax in figure.axes] == ["ordered", "paramagnetic", "jammed"]
 
 
 def test_the_initial_spectrum_is_compared_with_marchenko_pastur(run):
@@ -207,6 +208,7 @@ def test_the_summary_draws_both_jamming_lines_up_to_the_boundary(crossing):
         hidden = crossing.temperature.values.max() * np.nan_to_num(boundary.get_xdata(), nan=np.inf) > 0.1
         assert hidden.all()
     assert [text.get_text() for text in figure.axes[0].texts] == ["ordered", "paramagnetic", "jammed"]
+    assert not any("jammed" in ax.get_title() for ax in figures.eigenvalue_flow(with_relu(crossing)).axes)
     relu = figures.phase_diagram(with_relu(crossing))
     assert not relu.axes[0].texts
     assert [text.get_text() for text in relu.legends[0].get_texts()] == ["68 % converged (drift)"]

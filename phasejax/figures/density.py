@@ -17,7 +17,7 @@ from phasejax.figures.style import (
     temperature_axis,
     training_length,
 )
-from phasejax.records import layer, settings, until
+from phasejax.records import activation, layer, until
 
 # Variances of the pre-activations below, at and above the transition, and how their lines are drawn.
 VARIANCES = {0.125: ("C0", "-"), 0.5: ("C2", "--"), 4.0: ("C1", "-.")}
@@ -45,9 +45,8 @@ def feature_density(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     The measured densities are pooled over test inputs, nodes and seeds.
     """
     dataset = until(dataset, step)
-    name = settings(dataset)["network"]["activation"]
-    if name != "tanh":
-        raise NotDrawable(f"it is about tanh, and the activation is {name}")
+    if activation(dataset) != "tanh":
+        raise NotDrawable(f"it is about tanh, and the activation is {activation(dataset)}")
     initial = before_training(dataset)
     low, high = boundaries.measured_jamming_line(initial)
     phi = np.linspace(-1, 1, 1001)[1:-1]

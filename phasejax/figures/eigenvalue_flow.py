@@ -17,7 +17,7 @@ from phasejax.figures.style import (
     temperature_axis,
     training_length,
 )
-from phasejax.records import layer, until
+from phasejax.records import activation, layer, until
 from phasejax.spectrum import layer_sigma_w, marchenko_pastur, marchenko_pastur_edges
 
 # The paper's cells: temperature (or learning rate) and 1/sigma_W.
@@ -28,8 +28,8 @@ PHASES = {"ordered": (2**-5, 8), "paramagnetic": (4, 8), "jammed": (2**-5, 2**-8
 def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     """Fig 6: eigenvalues of all students against time in the three phases; dashed, the teachers' mean eigenvalues.
 
-    On a grid without the paper's cells the nearest ones are drawn. Of several trained layers, the last. A line ends where
-    its student diverges.
+    On a grid without the paper's cells the nearest ones are drawn; with another activation than tanh, without the phases'
+    names. Of several trained layers, the last. A line ends where its student diverges.
     """
     dataset = until(dataset, step)
     axis, own = temperature_axis(dataset)[0], layer(dataset).suffix
@@ -64,7 +64,8 @@ def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
         decades = np.arange(0, np.log10(max(time[-1], 1)) + 0.01, dtype=int)
         ax.set_xticks([0.2, *(10.0**decades)], ["0", *(f"$10^{{{k}}}$" for k in decades)])
         lost = left_out(found.isel(step=-1).isel({"level" + own: 0}))
-        ax.set_title("\n".join(filter(None, [phase, cell_label(cell), lost])))
+        name = phase if activation(dataset) == "tanh" else ""
+        ax.set_title("\n".join(filter(None, [name, cell_label(cell), lost])))
     axes[0].set_ylabel("eigenvalues $x_i$ of $WW^T$")
     figure.suptitle(training_length(dataset), fontsize=8)
     return figure

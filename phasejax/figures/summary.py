@@ -13,7 +13,7 @@ from phasejax.figures.eigenvalue_flow import PHASES
 from phasejax.figures.ensemble import Statistic, final, nearest
 from phasejax.figures.maps import ALIGNMENT, MEMORY, RATE, TEST_LOSS, Scale, draw_map, growth_rate
 from phasejax.figures.style import TWO_COLUMNS, house_style, new_figure, power_of_two, temperature_axis, training_length
-from phasejax.records import layer, settings, until
+from phasejax.records import activation, layer, until
 
 # As in the paper, the contour is hidden where T/sigma_W is at most this: disorder, not heat, keeps students from converging.
 HIDDEN = 0.1
@@ -30,7 +30,7 @@ def draw_jamming_lines(ax: Axes, dataset: xr.Dataset, boundary: list[tuple[np.nd
     low, high = boundaries.measured_jamming_line(before_training(dataset))
     between = rf"${power_of_two(low)} < 1/\sigma_W < {power_of_two(high)}$" if np.isfinite(low) else ""
     lines = [(float(np.sqrt(low * high)), MEASURED_LINE, rf"side peaks of $P(\phi)$ vanish: {between} (measured)")]
-    if settings(dataset)["network"]["activation"] == "tanh":
+    if activation(dataset) == "tanh":
         scale = layer(dataset).scale
         words = rf"$1/\sigma_W = {'' if scale == 1 else f'{scale:g}'}\sqrt{{2}}$ (paper)"
         lines.insert(0, (boundaries.PAPER_JAMMING_LINE * scale, PAPER_LINE, words))
@@ -43,7 +43,7 @@ def draw_jamming_lines(ax: Axes, dataset: xr.Dataset, boundary: list[tuple[np.nd
 def name_phases(ax: Axes, dataset: xr.Dataset) -> None:
     """The names of the phases at the cells of Fig 6, or the nearest there are; for tanh, the paper's activation."""
     axis = temperature_axis(dataset)[0]
-    if settings(dataset)["network"]["activation"] != "tanh":
+    if activation(dataset) != "tanh":
         return
     for phase, (temperature, inverse_sigma) in PHASES.items():
         column = nearest(dataset.inverse_sigma_w, inverse_sigma)
