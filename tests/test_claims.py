@@ -255,11 +255,11 @@ def test_files_say_the_same(ideal, tmp_path):
 def test_the_page_holds_everything_and_asks_for_nothing(ideal, tmp_path):
     drawn = [tmp_path / name for name in ("fig1.pdf", "fig1.png", "fig2.png", "seed_variance.png", "along_training.gif")]
     for path in (*drawn, tmp_path / "fig3.png"):  # the last is of another day
-        path.write_bytes(bytes.fromhex("89504e470d0a1a0a"))
+        path.write_bytes(bytes.fromhex("89504e470d0a1a0a") + bytes(10) + b"\x04\x00")
     page = report.index_page(tmp_path, ideal, claims.check(ideal), drawn).read_text("utf-8")
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     assert [caption.split()[:2] for caption in captions] == [["Fig", "1."], ["Fig", "2."], ["Mean", "over"], ["The", "same"]]
-    assert page.count("data:image/png;base64,iVBORw0KGgo=") == 3
+    assert page.count('<img width="512" src="data:image/png;base64,iVBORw0KGgo') == 3
     assert set(report._CAPTIONS) == set(figures.FIGURES)
     assert not re.findall(r"""(?:src|srcset|data|action)\s*=\s*["'](?!data:)|url\(|@import|<link|<script|<iframe""", page)
     assert set(re.findall(r"""<(\w+)[^>]*https?:""", page)) <= {"a"}

@@ -175,6 +175,10 @@ def test_convergence_boundaries_are_where_the_criterion_puts_them(crossing):
 
 def test_the_criterion_in_all_readings(crossing):
     crossing["V_S"].loc[{"reading": "text"}] = -1.0
+    # In one cell the spectrum has grown so far that students pass by S(t) and not by S(0).
+    crossing["restoring"].loc[{"temperature": 1.0, "sigma_w": 0.125}] = 10.0
+    shares = [boundaries.fraction(crossing, "drift", spacing).fraction.isel(step=-1) for spacing in ("initial", "current")]
+    assert not shares[0].equals(shares[1])
     figure = figures.criterion(crossing)
     axes = np.reshape(drawn_maps(figure)[:12], (3, 4))
     assert [ax.get_title() for ax in axes[0]] == ["drift", "x_basis", "text", "released"]

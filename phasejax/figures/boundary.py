@@ -80,16 +80,14 @@ def convergence_boundaries(
     if np.isfinite(low):
         left.axvspan(low, high, color="C1", alpha=0.3, linewidth=0)
     left.set_ylim(top=left.get_ylim()[1] * 10)
-    above, axis_values = left.get_xaxis_transform(), dataset[axis].values
+    above = left.get_xaxis_transform()
     for height, level in zip((0.94, 0.86), boundaries.SIGMAS[1:], strict=True):
         bracket = boundaries.transition(here, level, reading).isel(sigma_w=0)
         ends = [float(bracket.T_below), float(bracket.T_above)]
         if np.isfinite(ends[0]):
             left.plot(ends, [height] * 2, color="C1", marker="|", markersize=5, transform=above)
-            # Beside the bracket, where there is room.
-            side, place, offset = ("right", ends[0], -4) if ends[0] > axis_values[0] else ("left", ends[1], 4)
-            left.annotate(f"{100 * level:g} %", (place, height), (offset, 0), above, "offset points", ha=side, va="center",
-                          fontsize=7)  # fmt: skip
+            place = (max(ends[1], *found) if found else ends[1], height)  # right of the lines
+            left.annotate(f"{100 * level:g} %", place, (4, 0), above, "offset points", va="center", fontsize=7)
     words = "no 68 % crossing" if not found else "68 % at $T$ = " + ", ".join(f"{t:.2g}" for t in found)
     left.set(xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {TRAINING_LOSS}",
              title=f"{cell_label(here.isel(sigma_w=0))}\n{words}")  # fmt: skip
