@@ -141,7 +141,10 @@ def test_eigenvalue_flow_shows_every_student(run):
         assert len(drawn) == 3
         np.testing.assert_allclose([path[:, 1] for path in drawn], x.isel(level=15).transpose("seed", "step"))
     assert figure.axes[0].get_lines(), "the ordered phase shows where it should go"
-    assert [ax.get_title().split("\n")[0] for ax in figure.axes] == ["ordered", "paramagnetic", "jammed"]
+    # T = 1 is no paramagnetic temperature, and a single sigma_W lies on one side only.
+    assert [ax.get_title().split("\n")[0] for ax in figure.axes] == ["ordered", r"$T = 1$, $1/\sigma_W = 8$", "jammed"]
+    one = figures.eigenvalue_flow(run.sel(sigma_w=[0.125]))
+    assert not any("jammed" in ax.get_title() for ax in one.axes)
 
 
 def test_the_initial_spectrum_is_compared_with_marchenko_pastur(run):
@@ -211,7 +214,7 @@ def test_the_summary_draws_both_jamming_lines_up_to_the_boundary(crossing):
             assert line.get_ydata()[1] == pytest.approx(top if met else ax.get_ylim()[1])
         hidden = crossing.temperature.values.max() * np.nan_to_num(boundary.get_xdata(), nan=np.inf) > 0.1
         assert hidden.all()
-    assert [text.get_text() for text in figure.axes[0].texts] == ["ordered", "paramagnetic", "jammed"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["ordered", "jammed"]
     assert not any("jammed" in ax.get_title() for ax in figures.eigenvalue_flow(with_relu(crossing)).axes)
     relu = figures.phase_diagram(with_relu(crossing))
     assert not relu.axes[0].texts

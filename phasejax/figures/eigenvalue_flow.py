@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from phasejax.boundaries import PAPER_JAMMING_LINE
 from phasejax.figures.ensemble import left_out, nearest, sound
 from phasejax.figures.style import (
     ONE_COLUMN,
@@ -24,12 +25,21 @@ from phasejax.spectrum import layer_sigma_w, marchenko_pastur, marchenko_pastur_
 PHASES = {"ordered": (2**-5, 8), "paramagnetic": (4, 8), "jammed": (2**-5, 2**-8)}
 
 
+def lies_in(phase: str, cell: xr.Dataset) -> bool:
+    """Whether a cell is on the phase's side of the paper's lines T = 1 and 1/sigma_W = sqrt 2, for tanh and SGD."""
+    if activation(cell) != "tanh" or "temperature" not in cell.coords:
+        return False
+    place = (float(cell.temperature), float(cell.inverse_sigma_w))
+    lines = (1.0, PAPER_JAMMING_LINE)
+    return all((at > line) == (own > line) for at, own, line in zip(place, PHASES[phase], lines, strict=True))
+
+
 @house_style("eigenvalues", "target_eigenvalues")
 def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     """Fig 6: eigenvalues of all students against time in the three phases; dashed, the teachers' mean eigenvalues.
 
-    On a grid without the paper's cells the nearest ones are drawn; with another activation than tanh, without the phases'
-    names. Of several trained layers, the last. A line ends where its student diverges.
+    On a grid without the paper's cells the nearest ones are drawn, without the name of a phase they do not lie in. Of
+    several trained layers, the last. A line ends where its student diverges.
     """
     dataset = until(dataset, step)
     axis, own = temperature_axis(dataset)[0], layer(dataset).suffix
@@ -64,8 +74,7 @@ def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
         decades = np.arange(0, np.log10(max(time[-1], 1)) + 0.01, dtype=int)
         ax.set_xticks([0.2, *(10.0**decades)], ["0", *(f"$10^{{{k}}}$" for k in decades)])
         lost = left_out(found.isel(step=-1).isel({"level" + own: 0}))
-        name = phase if activation(dataset) == "tanh" else ""
-        ax.set_title("\n".join(filter(None, [name, cell_label(cell), lost])))
+        ax.set_title("\n".join(filter(None, [phase if lies_in(phase, cell) else "", cell_label(cell), lost])))
     axes[0].set_ylabel("eigenvalues $x_i$ of $WW^T$")
     figure.suptitle(training_length(dataset), fontsize=8)
     return figure

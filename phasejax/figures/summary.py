@@ -9,10 +9,10 @@ from matplotlib.patheffects import Normal, Stroke
 from phasejax import boundaries
 from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_line
 from phasejax.figures.density import before_training
-from phasejax.figures.eigenvalue_flow import PHASES
+from phasejax.figures.eigenvalue_flow import PHASES, lies_in
 from phasejax.figures.ensemble import Statistic, final, nearest
 from phasejax.figures.maps import ALIGNMENT, MEMORY, RATE, TEST_LOSS, Scale, draw_map, growth_rate
-from phasejax.figures.style import TWO_COLUMNS, house_style, new_figure, power_of_two, temperature_axis, training_length
+from phasejax.figures.style import TWO_COLUMNS, house_style, new_figure, power_of_two, training_length
 from phasejax.records import activation, layer, until
 
 # As in the paper, the contour is hidden where T/sigma_W is at most this: disorder, not heat, keeps students from converging.
@@ -41,17 +41,15 @@ def draw_jamming_lines(ax: Axes, dataset: xr.Dataset, boundary: list[tuple[np.nd
 
 
 def name_phases(ax: Axes, dataset: xr.Dataset) -> None:
-    """The names of the phases at the cells of Fig 6, or the nearest there are; for tanh, the paper's activation."""
-    axis = temperature_axis(dataset)[0]
-    if activation(dataset) != "tanh":
-        return
+    """The names of the phases at the cells of Fig 6, or the nearest there are if they lie in the phase."""
     for phase, (temperature, inverse_sigma) in PHASES.items():
         column = nearest(dataset.inverse_sigma_w, inverse_sigma)
-        x = float(dataset.inverse_sigma_w[column])
-        y = float(dataset[axis][nearest(dataset[axis], temperature)])
-        side = "left" if column == 0 else "right"
-        outline = [Stroke(linewidth=1.5, foreground="black"), Normal()]
-        ax.text(x, y, phase, color="white", fontsize=7, ha=side, va="center", path_effects=outline)
+        cell = dataset.isel(temperature=nearest(dataset.temperature, temperature), sigma_w=column)
+        if lies_in(phase, cell):
+            place = (float(cell.inverse_sigma_w), float(cell.temperature))
+            side = "left" if column == 0 else "right"
+            outline = [Stroke(linewidth=1.5, foreground="black"), Normal()]
+            ax.text(*place, phase, color="white", fontsize=7, ha=side, va="center", path_effects=outline)
 
 
 def meeting(place: float, x: np.ndarray, y: np.ndarray) -> float:
