@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # Where there is an NVIDIA GPU, JAX comes with what it needs to use it.
 EXTRAS := dev$(if $(shell command -v nvidia-smi 2>/dev/null),$(,)cuda)
 
-.PHONY: help paper-figures benchmark test test-slurm lint format clean
+.PHONY: help paper-figures benchmark notebook test test-slurm lint format clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -24,6 +24,9 @@ runs/%.nc: | $(READY)
 
 benchmark: $(READY) ## measure student-steps per second on this machine, beside JAX, PyTorch and C (minutes, on an idle machine)
 	$(BIN)/python -m experiments.benchmark
+
+notebook: $(READY) ## run notebooks/quickstart.ipynb and keep its outputs in it
+	$(BIN)/jupyter execute --inplace notebooks/quickstart.ipynb
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest

@@ -8,10 +8,14 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from phasejax.spectrum import level_spacing, suffix
+from phasejax.records import activation, layer
+from phasejax.spectrum import layer_sigma_w, level_spacing
 
 PAPER_JAMMING_LINE = np.sqrt(2.0)
 """1/sigma_W at which the paper puts the change from double to single well (sigma_W^2 = 1/2 in Eq 2.22)."""
+
+UNBOUNDED = ("relu", "gelu", "identity")
+"""Built-in activations whose features have nothing to jam against."""
 
 SIGMAS = (0.68, 0.95, 0.997)
 """Fractions of converged students whose contours the paper draws: one, two and three sigma."""
@@ -30,13 +34,12 @@ def converged(dataset: xr.Dataset, reading: str = "drift", spacing: str = "initi
         restoring >= T V_S / S, in this multiplied form because V_S may be negative. Students that are not finite have not
         converged.
     """
-    own = suffix(dataset)
-    terms = {name: dataset[name + own].sel(reading=reading, drop=True) for name in ("restoring", "V_S")}
+    own = layer(dataset)
+    terms = {name: dataset[name + own.suffix].sel(reading=reading, drop=True) for name in ("restoring", "V_S")}
     if spacing == "current":
         denominator = level_spacing(dataset)
     else:
-        levels, inputs = dataset.sizes[f"node{own}"], dataset.sizes[f"input{own}"]
-        denominator = 4 * np.sqrt(levels / inputs) * dataset.sigma_w**2 / (levels - 1)
+        denominator = 4 * np.sqrt(own.nodes / own.inputs) * layer_sigma_w(dataset) ** 2 / (own.nodes - 1)
     found = terms["restoring"] * denominator >= dataset.temperature * terms["V_S"]
     return found.transpose(*terms["V_S"].dims).rename("converged")
 
@@ -52,7 +55,7 @@ def fraction(dataset: xr.Dataset, reading: str = "drift", spacing: str = "initia
     tail = (1 - confidence) / 2
     low = xr.where(k > 0, stats.beta.ppf(tail, k, n - k + 1), 0.0)
     high = xr.where(k < n, stats.beta.ppf(1 - tail, k + 1, n - k), 1.0)
-    negative = (dataset["V_S" + suffix(dataset)].sel(reading=reading, drop=True) < 0).mean("seed")
+    negative = (dataset["V_S" + layer(dataset).suffix].sel(reading=reading, drop=True) < 0).mean("seed")
     return xr.Dataset({"fraction": k / n, "low": (k.dims, low.data), "high": (k.dims, high.data), "negative_V_S": negative})
 
 
@@ -107,9 +110,9 @@ def transition(
         confidence: of the interval.
 
     Returns:
-        Over sigma_w: `T_c`, the highest temperature of crossing, NaN without one; `crossings`, how many there are;
-        `T_c_low` and `T_c_high`, the bootstrap interval; `T_below` and `T_above`, the grid's temperatures around T_c, which
-        bracket it where a bootstrap of 100 out of 100 has no width.
+        Over sigma_w: `crossings`, all temperatures of crossing, ascending along a dimension `crossing` and filled up with
+        NaN; `T_c`, the highest of them, NaN without one; `T_c_low` and `T_c_high`, its bootstrap interval; `T_below` and
+        `T_above`, the grid's temperatures around T_c, which bracket it where a bootstrap of 100 out of 100 has no width.
     """
     yes = converged(dataset, reading)
     yes = (yes.isel(step=-1) if step is None else yes.sel(step=step)).sortby("temperature")
@@ -117,9 +120,9 @@ def transition(
     temperatures = yes.temperature.values
     log_t, seeds = np.log(temperatures), votes.shape[-1]
     draws = np.random.default_rng(0).integers(0, seeds, (resamples, seeds))
+    every = [_crossings(log_t, row.mean(-1), level) for row in votes]
     rows = []
-    for row in votes:
-        found = _crossings(log_t, row.mean(-1), level)
+    for row, found in zip(votes, every, strict=True):
         means = row[:, draws].mean(-1).T
         resampled = [crossed[-1] for mean in means if (crossed := _crossings(log_t, mean, level))]
         tails = [(1 - confidence) / 2, (1 + confidence) / 2]
@@ -127,27 +130,33 @@ def transition(
         centre = found[-1] if found else np.nan
         below, above = temperatures[temperatures <= centre], temperatures[temperatures > centre]
         bracket = (below[-1], above[0]) if len(below) and len(above) else (np.nan, np.nan)
-        rows.append((centre, len(found), low, high, *bracket))
-    names = ("T_c", "crossings", "T_c_low", "T_c_high", "T_below", "T_above")
+        rows.append((centre, low, high, *bracket))
+    names = ("T_c", "T_c_low", "T_c_high", "T_below", "T_above")
     columns = zip(names, zip(*rows, strict=True), strict=True)
-    return xr.Dataset({name: ("sigma_w", np.array(column)) for name, column in columns}, coords=yes.sigma_w.coords)
+    variables = {name: ("sigma_w", np.array(column)) for name, column in columns}
+    most = max(1, *map(len, every))
+    padded = np.array([found + [np.nan] * (most - len(found)) for found in every])
+    return xr.Dataset({**variables, "crossings": (("sigma_w", "crossing"), padded)}, coords=yes.sigma_w.coords)
 
 
-def measured_jamming_line(dataset: xr.Dataset) -> float:
-    """1/sigma_W below which the initial features have side peaks: their density at 0 falls below that near the ends.
+def measured_jamming_line(dataset: xr.Dataset) -> tuple[float, float]:
+    """Neighbouring 1/sigma_W of the grid between which the initial features lose their side peaks as 1/sigma_W grows.
 
-    The contrast log(density at 0 / maximum in the outer quarters), with neighbouring bins of the symmetrised density
-    averaged, is interpolated in log 1/sigma_W. NaN where it does not change sign on the grid.
+    There are side peaks where the density at 0 lies below its maximum in the outer quarters, both of the symmetrised density
+    with neighbouring bins averaged. How far below or above is no guide to where in between the line is: the density at the
+    ends falls by orders of magnitude within a factor of two. (NaN, NaN) if the line is not on the grid, or the activation
+    has no bounds to peak at.
     """
+    none = (float("nan"), float("nan"))
+    if activation(dataset) in UNBOUNDED:
+        return none
     initial = dataset.feature_density.isel(step_ends=0)
     density = initial.mean([dim for dim in initial.dims if dim not in ("sigma_w", "feature")])
-    density = density.sortby("inverse_sigma_w").values
-    density = density + density[:, ::-1]
-    smooth = (density[:, :-2] + density[:, 1:-1] + density[:, 2:]) / 3
+    density = density.sortby("inverse_sigma_w")
+    both = density.values + density.values[:, ::-1]
+    smooth = (both[:, :-2] + both[:, 1:-1] + both[:, 2:]) / 3
     centre, quarter = smooth.shape[1] // 2, smooth.shape[1] // 4
-    side = np.concatenate([smooth[:, :quarter], smooth[:, -quarter:]], axis=1).max(1)
-    contrast = np.log(smooth[:, centre] / np.where(side > 0, side, np.nan))
-    known = np.isfinite(contrast)
-    log_x = np.log(np.sort(dataset.inverse_sigma_w.values))[known]
-    found = _crossings(log_x, contrast[known], 0.0)
-    return found[-1] if found else float("nan")
+    peaked = smooth[:, centre] < smooth[:, :quarter].max(1)
+    (last,) = np.nonzero(peaked[:-1] & ~peaked[1:])
+    x = density.inverse_sigma_w.values
+    return (float(x[last[-1]]), float(x[last[-1] + 1])) if last.size else none

@@ -74,12 +74,12 @@ class Merge:
 
 @dataclass(frozen=True)
 class Figures:
-    """Draw the figures of the paper from a netCDF file."""
+    """Draw the figures of the paper from a netCDF file, and judge its statements."""
 
     run: tyro.conf.Positional[Path]
-    """The file, runs/desk.nc."""
-    only: tuple[str, ...] = ()
-    """Numbers or names of the figures to draw; all if none are given."""
+    """The file, runs/desk.nc, or the folder of a run that is still being written."""
+    only: tuple[str, ...] | None = None
+    """Numbers or names of the figures to draw; all of them by default."""
     at_step: int | None = None
     """The record to draw, in SGD steps; the last by default."""
     reading: Reading = "drift"
@@ -155,15 +155,17 @@ def figures(argv: Sequence[str]) -> NoReturn:
         options = _parse(Figures, argv, "figures")
         from phasejax import claims, report
         from phasejax.figures import chosen, draw_all
-        from phasejax.store import open_run, paths
+        from phasejax.store import load_run, paths, staged
 
-        folder, _ = paths(options.run)
-        out, names = options.out or Path("figures") / folder.name, chosen(options.only)
-        dataset = open_run(options.run)
+        out, names = options.out or Path("figures") / paths(options.run)[0].name, chosen(options.only)
+        dataset = load_run(options.run)
         verdicts = claims.check(dataset, options.at_step)
-        drawn = draw_all(dataset, out, names, step=options.at_step, reading=options.reading)
-        for path in (*drawn, *claims.write(verdicts, dataset, out), report.index_page(out, dataset, verdicts)):
-            print(path)
+        with staged(out) as folder:
+            drawn = draw_all(dataset, folder, names, step=options.at_step, reading=options.reading)
+            page = report.index_page(folder, dataset, verdicts, drawn)
+            written = [*drawn, *claims.write(verdicts, dataset, folder), page]
+        for path in written:
+            print(out / path.name)
     sys.exit(0)
 
 
@@ -364,10 +366,11 @@ def _one_sentence() -> Any:
         print(refusal, file=sys.stderr)
         sys.exit(2)
     except Exception as refusal:
-        # Importing the store costs xarray's import time, so it is done only where something has gone wrong already.
+        # Importing these costs xarray's import time, so it is done only where something has gone wrong already.
+        from phasejax.records import RunError
         from phasejax.store import StoreError
 
-        if not isinstance(refusal, StoreError):
+        if not isinstance(refusal, (RunError, StoreError)):
             raise
         print(refusal, file=sys.stderr)
         sys.exit(2)

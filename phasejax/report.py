@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -10,15 +11,25 @@ import xarray as xr
 from phasejax.claims import RULE, VERDICTS, Verdict, diverged, length, number, sentence
 
 _CAPTIONS = {
-    1: "Density of the features, and tanh with its vanishing gradient: from one well to two as sigma_W grows",
-    2: "Mean test loss in the plane of temperature and inverse disorder",
-    3: "Loss and gradient against temperature, one line for each sigma_W",
-    4: "Loss and gradient along the temperature axis at 1/sigma_W = 8; gradient at the start against 1/sigma_W",
-    5: "Memory G(t_f, 0) of the initial features, and alignment of features and field",
-    6: "Flow of all students' eigenvalues in the three phases; dashed, the teachers'",
-    7: "Time-averaged rate of the mean level spacing",
-    8: "Where 68, 95 and 99.7 % of the students have converged",
-    9: "Summary: loss, memory, alignment and rate with both phase boundaries",
+    "fig1": "Density of the features, and tanh with its vanishing gradient: from one well to two as sigma_W grows",
+    "fig2": "Mean test loss in the plane of temperature and inverse disorder, with the factor 1/2 of Eq 2.6; "
+    "the published map shows twice this",
+    "fig3": "Loss and gradient against temperature, one line for each sigma_W",
+    "fig4": "Loss and gradient along the temperature axis at the smallest sigma_W; gradient at the start against 1/sigma_W",
+    "fig5": "Memory G(t_f, 0) of the initial features, and alignment of features and field",
+    "fig6": "Flow of all students' eigenvalues in the three phases; dashed, the teachers' mean eigenvalues",
+    "fig7": "Time-averaged rate of the mean level spacing",
+    "fig8": "Where 68, 95 and 99.7 % of the students have converged: on the slice the 68 % crossing with its bootstrap "
+    "interval, and the temperatures of the grid that bracket the other two; on the maps all three lines",
+    "fig9": "Summary: loss, memory, alignment and rate with both phase boundaries",
+    "normalised_memory": "Memory G, small wherever the features start small, beside C = G(t,0)/sqrt(G(0,0) G(t,t))",
+    "teacher_overlaps": "What of the teacher is found: overlap of the weights, overlap of the features, ratio of the traces",
+    "seed_variance": "Mean over the seeds (top) and variance between them (bottom) of loss, memory and overlap",
+    "criterion": "The convergence criterion in its four readings: fraction of students converged (top), the same with S(t) "
+    "in place of S(0) (centre), and share of students with V_S < 0 (bottom), who may pass for free",
+    "initial_spectrum": "Eigenvalues of all students at the start against the Marchenko-Pastur density",
+    "against_length": "The phase diagram against training length, a panel a decade",
+    "along_training": "The same record by record",
 }
 _KINDS = {".png": "image/png", ".gif": "image/gif"}
 
@@ -54,15 +65,15 @@ dd { margin: 0; min-width: 0; } pre { white-space: pre-wrap; font-size: .8rem; m
 """
 
 
-def index_page(folder: Path, dataset: xr.Dataset, verdicts: list[Verdict]) -> Path:
-    """Write `index.html` with the PNG and GIF figures of the folder embedded, numbered ones first.
+def index_page(folder: Path, dataset: xr.Dataset, verdicts: list[Verdict], drawn: Sequence[Path]) -> Path:
+    """Write `index.html` in a folder, with those of the files drawn embedded that a browser shows, PNG and GIF.
 
     Returns:
         The file.
     """
     step = max(v.step for v in verdicts)
     title = f"Phases of SGD: {step:,} steps"
-    pictures = sorted((p for p in folder.iterdir() if p.suffix in _KINDS), key=_order)
+    pictures = [path for path in drawn if path.suffix in _KINDS]
     subtitle = f"{dataset.sizes['seed']} seeds a cell; {diverged(dataset, step)}."
     page = f"""<!DOCTYPE html>
 <html lang="en">
@@ -81,7 +92,7 @@ def index_page(folder: Path, dataset: xr.Dataset, verdicts: list[Verdict]) -> Pa
 {_claims(verdicts)}
 <p class="soft">The rule. {escape(RULE)}.</p>
 <h2 id="figures">Figures</h2>
-{"".join(map(_figure, pictures)) or "<p>No figures in this folder.</p>"}
+{"".join(map(_figure, pictures))}
 <h2 id="run">The run</h2>
 <dl>{"".join(_attribute(str(name), str(value)) for name, value in dataset.attrs.items())}</dl>
 </body>
@@ -92,24 +103,17 @@ def index_page(folder: Path, dataset: xr.Dataset, verdicts: list[Verdict]) -> Pa
     return path
 
 
-def _order(picture: Path) -> tuple[float, str]:
-    number = _numbered(picture)
-    return (number if number is not None else float("inf"), picture.stem)
-
-
-def _numbered(picture: Path) -> int | None:
-    found = re.match(r"fig(\d+)", picture.stem)
-    return int(found[1]) if found else None
-
-
 def _figure(picture: Path) -> str:
-    number = _numbered(picture)
-    plain = picture.stem.replace("_", " ").capitalize()
-    caption = f"Fig {number}. {_CAPTIONS.get(number, plain)}" if number is not None else plain
-    data = base64.b64encode(picture.read_bytes()).decode()
-    words = escape(f"{caption}.")
+    name = picture.stem
+    words = _CAPTIONS[name] + "."
+    if name.startswith("fig"):
+        words = f"Fig {name.removeprefix('fig')}. {words}"
+    content, words = picture.read_bytes(), escape(words)
+    data = base64.b64encode(content).decode()
+    # A PNG says its width first; at half of its 300 dpi all figures have their letters at one size.
+    width = f' width="{int.from_bytes(content[16:20]) // 2}"' if picture.suffix == ".png" else ""
     return (
-        f'<figure><img src="data:{_KINDS[picture.suffix]};base64,{data}" alt="{words}">'
+        f'<figure><img{width} src="data:{_KINDS[picture.suffix]};base64,{data}" alt="{words}">'
         f"<figcaption>{words}</figcaption></figure>\n"
     )
 

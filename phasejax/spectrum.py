@@ -3,14 +3,7 @@
 import numpy as np
 import xarray as xr
 
-
-def suffix(dataset: xr.Dataset) -> str:
-    """What the variables of the last trained layer with a spectrum end in: an underscore and its number, or nothing.
-
-    A layer with a single node has no level spacing, so it is passed over if there is another.
-    """
-    ends = [str(name).removeprefix("eigenvalues") for name in dataset.data_vars if str(name).startswith("eigenvalues")]
-    return max(ends, key=lambda end: (dataset.sizes[f"level{end}"] > 1, ends.index(end)))
+from phasejax.records import layer
 
 
 def level_spacing(dataset: xr.Dataset) -> xr.DataArray:
@@ -18,8 +11,8 @@ def level_spacing(dataset: xr.Dataset) -> xr.DataArray:
 
     (step, temperature, sigma_w, seed).
     """
-    level = f"level{suffix(dataset)}"
-    x = dataset[f"eigenvalues{suffix(dataset)}"]
+    own = layer(dataset).suffix
+    level, x = f"level{own}", dataset[f"eigenvalues{own}"]
     spacing = (x.isel({level: -1}, drop=True) - x.isel({level: 0}, drop=True)) / (dataset.sizes[level] - 1)
     return spacing.rename("level_spacing").assign_attrs(units="1", long_name="mean level spacing S")
 
@@ -43,9 +36,15 @@ def memory(dataset: xr.Dataset) -> xr.DataArray:
 
 def trace_ratio(dataset: xr.Dataset) -> xr.DataArray:
     """tr X of the student over tr X of its teacher, last trained layer, (step, temperature, sigma_w, seed)."""
-    own, level = suffix(dataset), f"level{suffix(dataset)}"
+    own = layer(dataset).suffix
+    level = f"level{own}"
     found = dataset[f"eigenvalues{own}"].sum(level) / dataset[f"target_eigenvalues{own}"].sum(level)
     return found.rename("trace_ratio").assign_attrs(units="1", long_name="tr X of the student over tr X of the teacher")
+
+
+def layer_sigma_w(dataset: xr.Dataset) -> xr.DataArray:
+    """sigma_W at which the last trained layer itself starts, the grid's times the layer's own scale: (sigma_w,)."""
+    return dataset.sigma_w * layer(dataset).scale
 
 
 def marchenko_pastur_edges(sigma_w: float, ratio: float) -> tuple[float, float]:

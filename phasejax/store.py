@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ import xarray as xr
 from phasejax import netcdf
 from phasejax.experiment import Experiment, ExperimentError
 from phasejax.netcdf import STEP_AXES, DamagedError, Record
+from phasejax.records import RunError, settings
 
 if TYPE_CHECKING:
     from phasejax.observables import Observable
@@ -297,41 +299,65 @@ def open_run(path: str | Path) -> xr.Dataset:
     try:
         if not file.exists():
             return _records_so_far(folder)
-    except (StoreError, ExperimentError):
+    except StoreError:
         # A writer that is done puts the file in the folder's place, which may be just now.
         if not file.exists():
             raise
+    dataset = _open(file)
     try:
-        return xr.open_dataset(file)
-    except (OSError, ValueError):
-        raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
+        settings(dataset)
+    except RunError:
+        dataset.close()
+        raise StoreError(f"{file} is not a run of phasejax: it does not say which experiment it is of.") from None
+    return dataset
 
 
 def _records_so_far(folder: Path) -> xr.Dataset:
     """The records of a run that has not ended."""
-    if not folder.is_dir():
-        raise StoreError(f"{folder} holds no run: neither {paths(folder)[1]} nor a folder {folder} is there.")
-    experiment = read_experiment(folder)
     parts = [open_run(slab) for slab in slabs(folder).values() if has_records(slab)]
+    segments = _segments(folder)
+    if not parts and not segments:
+        raise StoreError(f"{folder} holds no run: neither {paths(folder)[1]} nor records in {folder} are there.")
+    try:
+        experiment = (folder / "experiment.toml").read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise StoreError(f"{folder} holds no run: its experiment.toml cannot be read.") from None
     if parts:
         # Slabs may be at different steps: what all of them have recorded is a run.
         data = xr.concat(parts, "seed", data_vars="all", coords="minimal", compat="override", join="inner",
                          combine_attrs="drop")  # fmt: skip
-        return data.assign_attrs(experiment=experiment.to_toml())
-    segments = _segments(folder)
-    if not segments:
-        raise StoreError(f"{folder} holds no run: neither {paths(folder)[1]} nor records in {folder} are there.")
-    try:
-        opened = [xr.open_dataset(segment) for segment in segments]
-    except (OSError, ValueError):
-        raise StoreError(f"The records in {folder} are damaged: one is not a netCDF file, or not a whole one.") from None
+        return data.assign_attrs(experiment=experiment)
+    opened = [_open(segment) for segment in segments]
     data = {
         name: xr.concat([part[name] for part in opened if name in part], axis[0])
         if (axis := [str(dim) for dim in variable.dims if dim in STEP_AXES.values()])
         else variable
         for name, variable in opened[0].data_vars.items()
     }
-    return xr.Dataset(data, attrs={"experiment": experiment.to_toml()})
+    return xr.Dataset(data, attrs={"experiment": experiment})
+
+
+def load_run(path: str | Path) -> xr.Dataset:
+    """A run in memory, but for what is recorded at whole decades: the weights, which are most of a file.
+
+    Raises:
+        StoreError: there is no run there, or not all of it can be read.
+    """
+    with open_run(path) as dataset:
+        wanted = [name for name, variable in dataset.data_vars.items() if "step_decades" not in variable.dims]
+        try:
+            return dataset[wanted].load()
+        except (OSError, RuntimeError):  # what a file says that opens and then breaks off
+            raise StoreError(f"{path} is damaged: not all of its records can be read.") from None
+
+
+def _open(file: Path) -> xr.Dataset:
+    try:
+        return xr.open_dataset(file, engine="netcdf4")
+    except PermissionError as error:
+        raise StoreError(f"{file} cannot be read: {error.strerror}.") from None
+    except (OSError, RuntimeError, ValueError):
+        raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
 
 
 def read_experiment(out: str | Path) -> Experiment:
@@ -519,6 +545,24 @@ def _take(lock: IO[str], folder: Path, how: int = fcntl.LOCK_EX) -> str:
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
     return before
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write files in; when all are written they move to `folder`, else none does.
+
+    Raises:
+        StoreError: `folder` cannot be written to.
+    """
+    try:
+        home = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryDirectory(prefix=".phasejax-", dir=home) as temporary:
+            yield Path(temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in Path(temporary).iterdir():
+                os.replace(file, folder / file.name)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written to: {error.strerror or error}.") from None
 
 
 def _sync(path: Path) -> None:

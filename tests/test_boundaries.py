@@ -9,7 +9,7 @@ from scipy import stats
 
 import phasejax
 from phasejax import Grid, boundaries
-from phasejax.experiment import Experiment
+from phasejax.experiment import Experiment, Network
 
 TEMPERATURES = 2.0 ** np.arange(-5, 7)
 SIGMAS = 2.0 ** -np.arange(-8, 4)
@@ -31,6 +31,7 @@ def run_with_line(t_c, seeds=100, width=0.3, rng=None):
          "weights": (("node", "input"), np.ones((16, 32)))},
         coords={"temperature": TEMPERATURES, "sigma_w": SIGMAS, "inverse_sigma_w": ("sigma_w", inverse), "step": [100],
                 "reading": ["drift"]},
+        attrs={"experiment": Experiment().to_toml()},
     )  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def test_a_known_line_is_recovered():
     # 68 % converge where T is 0.47 standard deviations below the median.
     expected = 2.0 / np.sqrt(1 + found.inverse_sigma_w) * np.exp(0.3 * stats.norm.ppf(0.32))
     assert (np.abs(np.log2(found.T_c / expected)) < 0.5).all(), "within half a cell"
-    assert (found.crossings == 1).all()
+    assert (found.crossings.notnull().sum("crossing") == 1).all()
     assert ((found.T_c_low <= found.T_c) & (found.T_c <= found.T_c_high)).all()
     assert ((found.T_below <= found.T_c) & (found.T_c < found.T_above)).all()
     line = boundaries.contours(boundaries.fraction(data).fraction.isel(step=-1), 0.68)
@@ -50,10 +51,20 @@ def test_a_known_line_is_recovered():
     assert np.abs(np.log2(t / along)).max() < 0.5
 
 
-def test_no_crossing_is_nan_and_several_are_counted():
+def test_no_crossing_is_nan_and_several_are_listed():
     always = boundaries.transition(run_with_line(lambda x: 1e6 * x**0))
     assert np.isnan(always.T_c).all()
-    assert (always.crossings == 0).all()
+    assert always.crossings.isnull().all()
+    back = run_with_line(lambda x: 1 + 0 * x)
+    back.restoring[:, -2:, 0] = np.inf  # the first sigma_W converges again at the highest temperatures
+    back.restoring[:, :, 1] = np.inf
+    found = boundaries.transition(back)
+    assert found.crossings.dims == ("sigma_w", "crossing")
+    assert (found.crossings.notnull().sum("crossing") == np.array([2, 0] + [1] * 10)).all()
+    share = boundaries.fraction(back).fraction.isel(step=-1)
+    for column, row in zip(share.transpose("sigma_w", ...), found.crossings, strict=True):
+        np.testing.assert_allclose(row.dropna("crossing"), boundaries.crossings(column, 0.68))
+    assert float(found.T_c[0]) == float(found.crossings[0, 1])
     values = xr.DataArray([1.0, 0.0, 1.0, 0.0], dims="temperature", coords={"temperature": [1.0, 4.0, 16.0, 64.0]})
     np.testing.assert_allclose(boundaries.crossings(values, 0.5), [2.0, 8.0, 32.0])
     assert boundaries.crossings(values, 2.0) == []
@@ -98,12 +109,25 @@ def test_students_without_finite_dynamics_have_not_converged():
     assert not boundaries.converged(data).isel(seed=0).any()
 
 
+def test_a_layer_that_starts_at_a_scale_of_its_own_has_its_own_bound():
+    data = run_with_line(lambda x: 2.0 / np.sqrt(1 + x))
+    scaled = dataclasses.replace(Experiment(), network=Network(sigma_w_scale=(2.0,))).to_toml()
+    # The bound goes with sigma_W^2, so four times the restoring drift passes for the same.
+    four_times = data.assign(restoring=4 * data.restoring)
+    assert not boundaries.converged(four_times).equals(boundaries.converged(data))
+    assert boundaries.converged(four_times).equals(boundaries.converged(data.assign_attrs(experiment=scaled)))
+
+
 def test_jamming_line_is_where_side_peaks_appear():
-    """The measured line of this teacher ensemble lies near 1/sigma_W = 0.69, not at sqrt 2."""
-    grid = Grid(temperatures=(1.0,), sigma_w=tuple(2.0 ** (k / 2) for k in range(-4, 6)), seeds=200)
+    """Those of this teacher ensemble vanish near 1/sigma_W = 0.68, not at sqrt 2, whatever the grid's resolution."""
+    grid = Grid(temperatures=(1.0,), sigma_w=tuple(2.0 ** (k / 4) for k in range(5)), seeds=60)
     experiment = dataclasses.replace(
         Experiment(), grid=grid, schedule=phasejax.Schedule(0), task=phasejax.TeacherStudent(samples=4)
     )
-    line = boundaries.measured_jamming_line(phasejax.simulate(experiment))
-    assert 0.55 < line < 0.85
+    run = phasejax.simulate(experiment)
+    assert boundaries.measured_jamming_line(run) == pytest.approx((2**-0.75, 2**-0.5))
+    assert boundaries.measured_jamming_line(run.isel(sigma_w=[4, 0])) == pytest.approx((0.5, 1))
+    assert np.isnan(boundaries.measured_jamming_line(run.isel(sigma_w=slice(3)))).all()
+    unbounded = run.assign_attrs(experiment=run.attrs["experiment"].replace("tanh", "relu"))
+    assert np.isnan(boundaries.measured_jamming_line(unbounded)).all()
     assert pytest.approx(1.41421356) == boundaries.PAPER_JAMMING_LINE

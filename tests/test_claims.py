@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from phasejax import Experiment, ExperimentError, Grid, Network, Sgd, TeacherStudent, boundaries, claims, report
+from phasejax import Experiment, ExperimentError, Grid, Network, Sgd, TeacherStudent, boundaries, claims, figures, report
 from phasejax.claims import ABSENT, AGREES, DIFFERS, LONGER, PAPER_STEPS, Claim, Measure
+from phasejax.records import RunError
 
 SEEDS = 8
 STEPS = np.array([0, 1, 10_000, 30_000, 100_000, 10**7, 3 * 10**7, 10**8])
@@ -50,7 +51,7 @@ def as_the_paper_says():
         "target_eigenvalues": (("seed", "level"), np.tile(levels, (SEEDS, 1))),
         "V_S": ((*dims, "reading"), np.ones((len(STEPS), *t.shape, SEEDS, 2))),
         "restoring": ((*dims, "reading"), np.broadcast_to(restoring, (len(STEPS), *t.shape, SEEDS, 2)).copy()),
-        "diverged_step": (dims[1:], np.full((*t.shape, SEEDS), -1)),
+        "diverged_step": (dims, np.full((len(STEPS), *t.shape, SEEDS), -1)),
         "weights": (("node", "input"), np.zeros((16, 32))),
     }
     coords = {"step": STEPS, "epoch": ("step", STEPS / 1000), "temperature": T, "sigma_w": 1 / X,
@@ -196,7 +197,7 @@ def test_other_systems_are_not_in_this_run(ideal, tmp_path, parts, reason):
     assert {v.verdict for v in found} == {ABSENT}
     assert all(reason in v.reason for v in found)
     claims.write(found, run, tmp_path)
-    assert ABSENT in report.index_page(tmp_path, run, found).read_text("utf-8")
+    assert ABSENT in report.index_page(tmp_path, run, found, []).read_text("utf-8")
 
 
 def test_other_grids_keep_what_they_have(ideal):
@@ -209,15 +210,25 @@ def test_other_grids_keep_what_they_have(ideal):
     start = verdicts(ideal.isel(step=[0]))
     assert start["initial_edge"] == start["initial_gradient"] == start["initial_spread"] == AGREES
     assert start["spectrum_flow"] == start["rate_order"] == DIFFERS
-    assert verdicts(ideal.drop_vars("G_t0"))["memory"] == ABSENT
-    with pytest.raises(ExperimentError, match=r"step = 20000 .* 30000|step = 20000 .* 10000"):
-        claims.check(ideal, 20_000)
+    with pytest.raises(ExperimentError, match=r"at_step = 18000 .* 10000"):
+        claims.check(ideal, 18_000)
+
+
+@pytest.mark.parametrize("name", ["G_t0", "eigenvalues", "restoring", "V_S", "full_gradient_norm", "diverged_step"])
+def test_a_file_that_lacks_what_its_experiment_records_is_refused(ideal, name):
+    with pytest.raises(RunError, match=f"lacks the variable {name},"):
+        claims.check(ideal.drop_vars(name))
+
+
+def test_an_activation_registered_elsewhere_is_another_network(ideal):
+    run = ideal.assign_attrs(experiment=ideal.attrs["experiment"].replace("tanh", "cube"))
+    assert set(verdicts(run).values()) == {ABSENT}
 
 
 def test_diverged_students_are_counted_and_left_out(ideal):
     run = ideal.copy(deep=True)
     run.test_loss[-1, 11, :, 0] = np.inf
-    run.diverged_step[11, :, 0] = 5 * 10**7
+    run.diverged_step[-2:, 11, :, 0] = 2 * 10**7
     assert claims.diverged(run, PAPER_STEPS) == "12 of 1,152 students diverged"
     assert claims.diverged(run, 10**7) == "0 of 1,152 students diverged"
     assert verdicts(run)["hot_independence"] == AGREES
@@ -242,13 +253,14 @@ def test_files_say_the_same(ideal, tmp_path):
 
 
 def test_the_page_holds_everything_and_asks_for_nothing(ideal, tmp_path):
-    pixel = bytes.fromhex("89504e470d0a1a0a")
-    for name in ("fig10", "fig2", "seed_variance", "fig1"):
-        (tmp_path / f"{name}.png").write_bytes(pixel)
-    page = report.index_page(tmp_path, ideal, claims.check(ideal)).read_text("utf-8")
+    drawn = [tmp_path / name for name in ("fig1.pdf", "fig1.png", "fig2.png", "seed_variance.png", "along_training.gif")]
+    for path in (*drawn, tmp_path / "fig3.png"):  # the last is of another day
+        path.write_bytes(bytes.fromhex("89504e470d0a1a0a") + bytes(10) + b"\x04\x00")
+    page = report.index_page(tmp_path, ideal, claims.check(ideal), drawn).read_text("utf-8")
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
-    assert [caption.split(".")[0] for caption in captions] == ["Fig 1", "Fig 2", "Fig 10", "Seed variance"]
-    assert page.count("data:image/png;base64,iVBORw0KGgo=") == 4
+    assert [caption.split()[:2] for caption in captions] == [["Fig", "1."], ["Fig", "2."], ["Mean", "over"], ["The", "same"]]
+    assert page.count('<img width="512" src="data:image/png;base64,iVBORw0KGgo') == 3
+    assert set(report._CAPTIONS) == set(figures.FIGURES)
     assert not re.findall(r"""(?:src|srcset|data|action)\s*=\s*["'](?!data:)|url\(|@import|<link|<script|<iframe""", page)
     assert set(re.findall(r"""<(\w+)[^>]*https?:""", page)) <= {"a"}
     assert "&lt;script&gt;" in page

@@ -1,9 +1,12 @@
 """The command line: what it makes, how it refuses, and how fast its help comes."""
 
+import contextlib
+import json
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import xarray as xr
@@ -122,27 +125,125 @@ def test_refusals_are_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
     assert after == before, "nothing made, nothing lost"
 
 
+@pytest.fixture(scope="module")
+def damaged(finished, tmp_path_factory):
+    """A folder of files and folders that are no runs, or not whole ones, made from a finished run, and of that run."""
+    folder = tmp_path_factory.mktemp("damaged")
+    with contextlib.chdir(folder):
+        spoil(finished[1])
+    return folder
+
+
+def spoil(run):
+    whole = run.read_bytes()
+    Path("run.nc").write_bytes(whole)
+    Path("other.nc").write_bytes(b"other")
+    Path("empty.nc").write_bytes(b"")
+    Path("short.nc").write_bytes(whole[: len(whole) // 2])
+    # What HDF5 opens without complaint: no compressed block begins as it should.
+    Path("hole.nc").write_bytes(whole.replace(b"\x78\x01", b"\x78\x02"))
+    Path("folder").mkdir()
+    Path("headless").mkdir()
+    Path("headless/records-5.nc").write_bytes(whole)
+    Path("file").write_text("a file")
+    Path("going").mkdir()
+    Path("going/records-60.nc").write_bytes(whole)
+    with xr.open_dataset(run) as data:
+        Path("going/experiment.toml").write_text(data.attrs["experiment"])
+        data.drop_attrs(deep=False).to_netcdf("foreign.nc")
+        data.assign_attrs(experiment="[network]\nname = 'another'").to_netcdf("stranger.nc")
+        data.drop_vars("alignment").to_netcdf("lacking.nc")
+        data.isel(seed=slice(0)).drop_encoding().to_netcdf("nobody.nc")
+        data.isel(temperature=[0]).to_netcdf("cold.nc")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["missing.nc"], ["missing.nc"]),
+        (["missing.nc"], ["missing.nc", "holds no run"]),
         ([], ["PATH"]),
-        (["other.nc"], ["other.nc"]),
-        (["missing.nc", "--only", "two"], ["only", "'two'"]),
+        (["other.nc"], ["other.nc", "not a netCDF file"]),
+        (["empty.nc"], ["empty.nc", "not a netCDF file"]),
+        (["short.nc"], ["short.nc", "not a whole one"]),
+        (["hole.nc"], ["hole.nc", "damaged"]),
+        (["folder"], ["folder", "holds no run"]),
+        (["headless"], ["headless", "experiment.toml"]),
+        (["foreign.nc"], ["foreign.nc", "not a run of phasejax"]),
+        (["stranger.nc"], ["stranger.nc", "not a run of phasejax"]),
+        (["lacking.nc"], ["lacks the variable alignment"]),
+        (["nobody.nc"], ["empty", "no seed"]),
+        (["cold.nc", "--only", "3", "8"], ["fig3 is skipped", "single temperature", "fig8 is skipped"]),
+        (["run.nc", "--at-step", "3000"], ["at_step = 3000", "nearest is 60"]),
+        (["run.nc", "--at-step", "soon"], ["at-step", "soon"]),
+        (["run.nc", "--reading", "aloud"], ["reading", "aloud", "drift"]),
+        (["run.nc", "--only", "two"], ["only", "'two'"]),
+        (["run.nc", "--only", "12"], ["only", "'12'", "1, 2, 3", "seed_variance"]),
+        (["run.nc", "--only"], ["only", "figures 1, 2"]),
+        (["run.nc", "--out", "file"], ["file", "cannot be written to"]),
+        (["run.nc", "--out", "file/in"], ["file/in", "cannot be written to"]),
+        (["run.nc", "--only", "2", "--out", "/proc/figures"], ["/proc/figures", "cannot be written to"]),
     ],
 )
-def test_figures_refuse_likewise(tmp_path, monkeypatch, capsys, arguments, words):
+def test_figures_refuse_likewise(damaged, monkeypatch, capsys, arguments, words):
+    from phasejax import cli
+
+    monkeypatch.chdir(damaged)
+    before = set(damaged.rglob("*"))
+    with pytest.raises(SystemExit) as leave:
+        cli.figures(arguments)
+    printed = capsys.readouterr()
+    assert (leave.value.code, printed.out) == (2, "")
+    assert len(printed.err.strip().splitlines()) == 1, printed.err
+    assert all(word.lower() in printed.err.lower() for word in words), printed.err
+    assert set(damaged.rglob("*")) == before, "nothing written"
+
+
+def test_a_run_that_is_still_going_is_drawn_from_its_folder(damaged, tmp_path, monkeypatch):
     from phasejax import cli
 
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "other.nc").write_bytes(b"other")
     with pytest.raises(SystemExit) as leave:
-        cli.figures(arguments)
-    error = capsys.readouterr().err
-    assert leave.value.code == 2
-    assert len(error.strip().splitlines()) == 1, error
-    assert all(word.lower() in error.lower() for word in words), error
-    assert not (tmp_path / "figures").exists()
+        cli.figures([str(damaged / "going"), "--only", "2"])
+    assert leave.value.code == 0
+    assert {path.name for path in (tmp_path / "figures" / "going").glob("fig*")} == {"fig2.pdf", "fig2.png"}
+
+
+def test_a_file_one_may_not_read_is_refused(finished, monkeypatch, capsys):
+    from phasejax import cli
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(xr, "open_dataset", denied)
+    with pytest.raises(SystemExit) as leave:
+        cli.figures([str(finished[1])])
+    assert (leave.value.code, capsys.readouterr().err) == (2, f"{finished[1]} cannot be read: Permission denied.\n")
+
+
+def test_step_and_reading_reach_figures_claims_and_page(finished, tmp_path, monkeypatch, capsys):
+    from phasejax import cli, figures
+
+    asked = []
+
+    def spy(dataset, *, step=None, reading="drift"):
+        asked.append((int(dataset.step[-1]), reading))
+        return figures.loss_map(dataset)
+
+    monkeypatch.setitem(figures.FIGURES, "fig9", spy)
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["--at-step", "10", "--reading", "released"], ["--out", "figures/small"]):
+        with pytest.raises(SystemExit) as leave:
+            cli.figures([str(finished[1]), "--only", "9", *arguments])
+        assert leave.value.code == 0
+        folder = tmp_path / "figures" / "small"
+        step, _ = asked[-1]
+        written = ["fig9.pdf", "fig9.png", "claims.md", "claims.json", "index.html"]
+        assert sorted(capsys.readouterr().out.split()) == sorted(f"figures/small/{name}" for name in written)
+        assert sorted(path.name for path in folder.iterdir()) == sorted(written)
+        assert json.loads((folder / "claims.json").read_text())["step"] == step
+        assert (folder / "claims.md").read_text().splitlines()[2].startswith(f"{step} steps")
+        assert f"<h1>Phases of SGD: {step} steps</h1>" in (folder / "index.html").read_text()
+    assert asked == [(10, "released"), (60, "drift")]
 
 
 @pytest.mark.parametrize(("kill", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

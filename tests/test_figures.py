@@ -1,5 +1,6 @@
 """What is drawn is what the Dataset says."""
 
+import dataclasses
 import inspect
 
 import numpy as np
@@ -7,13 +8,14 @@ import pytest
 import xarray as xr
 from matplotlib.animation import FuncAnimation
 
-from phasejax import ExperimentError, boundaries, figures, spectrum
+from phasejax import Experiment, ExperimentError, Grid, Network, Sgd, boundaries, figures, spectrum
 from phasejax.figures import maps
 from phasejax.figures.density import density
-from phasejax.figures.ensemble import left_out, summary, until
+from phasejax.figures.ensemble import left_out, summary
 from phasejax.figures.maps import edges
 from phasejax.figures.slices import ORDERED
 from phasejax.figures.summary import meeting
+from phasejax.records import RunError, until
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,10 @@ def test_eigenvalue_flow_shows_every_student(run):
         assert len(drawn) == 3
         np.testing.assert_allclose([path[:, 1] for path in drawn], x.isel(level=15).transpose("seed", "step"))
     assert figure.axes[0].get_lines(), "the ordered phase shows where it should go"
+    # T = 1 is no paramagnetic temperature, and a single sigma_W lies on one side only.
+    assert [ax.get_title().split("\n")[0] for ax in figure.axes] == ["ordered", r"$T = 1$, $1/\sigma_W = 8$", "jammed"]
+    one = figures.eigenvalue_flow(run.sel(sigma_w=[0.125]))
+    assert not any("jammed" in ax.get_title() for ax in one.axes)
 
 
 def test_the_initial_spectrum_is_compared_with_marchenko_pastur(run):
@@ -163,6 +169,27 @@ def test_convergence_boundaries_are_where_the_criterion_puts_them(crossing):
         assert heights == sorted(heights, reverse=True), "fewer students converge higher up"
         np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), expected)
     assert "criterion drift" in figure.get_suptitle()
+    brackets = [line.get_xdata() for line in slice_.get_lines() if line.get_marker() == "|"]
+    for level, ends in zip((0.95, 0.997), brackets, strict=True):
+        found = boundaries.transition(crossing.sel(sigma_w=[0.125]), level)
+        np.testing.assert_allclose(ends, [float(found.T_below[0]), float(found.T_above[0])])
+    assert [text.get_text() for text in slice_.texts] == ["95 %", "99.7 %"]
+
+
+def test_the_criterion_in_all_readings(crossing):
+    crossing["V_S"].loc[{"reading": "text"}] = -1.0
+    # In one cell the spectrum has grown so far that students pass by S(t) and not by S(0).
+    crossing["restoring"].loc[{"temperature": 1.0, "sigma_w": 0.125}] = 10.0
+    shares = [boundaries.fraction(crossing, "drift", spacing).fraction.isel(step=-1) for spacing in ("initial", "current")]
+    assert not shares[0].equals(shares[1])
+    figure = figures.criterion(crossing)
+    axes = np.reshape(drawn_maps(figure)[:12], (3, 4))
+    assert [ax.get_title() for ax in axes[0]] == ["drift", "x_basis", "text", "released"]
+    for (top, centre, bottom), reading in zip(axes.T, crossing.reading.values, strict=True):
+        for ax, spacing in ((top, "initial"), (centre, "current")):
+            share = boundaries.fraction(crossing, reading, spacing).fraction.isel(step=-1)
+            np.testing.assert_allclose(ax.collections[0].get_array(), share)
+        assert (bottom.collections[0].get_array() == (reading == "text")).all()
 
 
 def test_the_reading_is_the_one_asked_for(crossing):
@@ -179,12 +206,19 @@ def test_the_summary_draws_both_jamming_lines_up_to_the_boundary(crossing):
         top = np.nanmax(boundary.get_ydata())
         upright = [line for label, line in lines.items() if not label.startswith("68")]
         places = [line.get_xdata()[0] for line in upright]
-        measured = boundaries.measured_jamming_line(crossing)
-        np.testing.assert_allclose(places, [np.sqrt(2)] + [measured] * bool(np.isfinite(measured)))
-        for line in upright:
-            assert line.get_ydata()[1] == pytest.approx(top)
+        low, high = boundaries.measured_jamming_line(crossing)
+        np.testing.assert_allclose(places, [np.sqrt(2), np.sqrt(low * high)])
+        assert [label.split("(")[-1] for label in lines if not label.startswith("68")] == ["paper)", "measured)"]
+        for line, place in zip(upright, places, strict=True):
+            met = top * place > 0.1  # elsewhere the boundary is hidden, and a line goes on to the map's end
+            assert line.get_ydata()[1] == pytest.approx(top if met else ax.get_ylim()[1])
         hidden = crossing.temperature.values.max() * np.nan_to_num(boundary.get_xdata(), nan=np.inf) > 0.1
         assert hidden.all()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["ordered", "jammed"]
+    assert not any("jammed" in ax.get_title() for ax in figures.eigenvalue_flow(with_relu(crossing)).axes)
+    relu = figures.phase_diagram(with_relu(crossing))
+    assert not relu.axes[0].texts
+    assert [text.get_text() for text in relu.legends[0].get_texts()] == ["68 % converged (drift)"]
 
 
 def test_where_a_boundary_is_met():
@@ -225,9 +259,11 @@ def test_diverged_students_are_hatched_counted_and_left_out(run):
     assert image.get_array()[0, 0] == pytest.approx(float(last[0, 0, [0, 2]].mean()), rel=1e-6)
     assert hatched.get_hatch()
     np.testing.assert_array_equal(np.argwhere(~hatched.get_array().mask), [[0, 0], [2, 1]])
-    assert ax.get_title() == "2 of 27 not finite"
+    assert ax.get_title().splitlines()[1] == "2 of 27 not finite"
     assert "not finite" not in drawn_maps(figures.loss_map(data, step=1))[0].get_title(), "they had not diverged by then"
     assert "1 of 27 not finite" in figures.temperature_slices(data).get_suptitle()
+    assert "1 of 27 not finite" in figures.criterion(data).get_suptitle()
+    assert figures.criterion(data).axes[0].collections[1].get_hatch()
     assert "1 of 3" in figures.eigenvalue_flow(data).axes[2].get_title()
 
 
@@ -253,15 +289,24 @@ def several_layers(run):
                                           "input", "K_S", "V_S", "D_S", "restoring")}  # fmt: skip
     first = {f"{name}_1": run[name].rename(level="level_1") for name in ("eigenvalues", "target_eigenvalues")}
     # The last layer stands last in a file.
-    return run.assign(first).drop_vars(list(own)[:2]).assign({n: run[n] for n in list(own)[:2]}).rename(own)
+    run = run.assign(first).drop_vars(list(own)[:2]).assign({n: run[n] for n in list(own)[:2]}).rename(own)
+    return of(run, network=Network(trainable=(1, 2)))
+
+
+def of(run, **parts):
+    """The run as if it were of another experiment."""
+    experiment = dataclasses.replace(Experiment.from_toml(run.attrs["experiment"]), **parts)
+    return run.assign_attrs(experiment=experiment.to_toml())
 
 
 def with_adam(run):
-    return run.swap_dims(temperature="learning_rate").drop_vars("temperature")
+    other = of(run, sgd=Sgd("adam"), grid=Grid(learning_rates=(0.1,)))
+    return other.swap_dims(temperature="learning_rate").drop_vars("temperature")
 
 
 def trained_readout(run):
-    return run.isel(level=[0], node=[0]).drop_vars(["K_S", "V_S", "D_S", "restoring"])
+    other = run.isel(level=[0], node=[0]).drop_vars(["K_S", "V_S", "D_S", "restoring"])
+    return of(other, network=Network(trainable=(3,)))
 
 
 def with_relu(run):
@@ -273,8 +318,8 @@ def with_relu(run):
     (lambda run: run.isel(sigma_w=[1]), set()),
     (several_layers, set()),
     (with_relu, {"fig1"}),
-    (trained_readout, {"fig7", "fig8", "fig9"}),
-    (with_adam, {"fig8", "fig9"}),
+    (trained_readout, {"fig7", "fig8", "fig9", "criterion"}),
+    (with_adam, {"fig8", "fig9", "criterion"}),
     (lambda run: until(run, 0), {"fig3", "fig4", "fig7", "fig8", "fig9", "against_length", "along_training"}),
 ], ids=["one cell", "one sigma", "layers", "relu", "readout", "adam", "untrained"])  # fmt: skip
 def test_what_makes_no_sense_for_a_run_is_skipped_with_a_sentence(run, other, skipped):
@@ -294,13 +339,37 @@ def test_what_makes_no_sense_for_a_run_is_skipped_with_a_sentence(run, other, sk
 
 def test_skipped_figures_are_said_and_unknown_ones_refused(run, tmp_path, capsys):
     data = until(run, 0)
-    written = figures.draw_all(data.drop_vars("alignment"), tmp_path / "out", [2, 5, "fig3"])
-    assert sorted(path.name for path in written) == ["fig2.pdf", "fig2.png"]
-    said = capsys.readouterr().err.splitlines()
-    assert said == ["fig5 is skipped: the run has no alignment.",
-                    "fig3 is skipped: before the first step there is no training loss."]  # fmt: skip
-    with pytest.raises(ExperimentError, match="only = 99"):
-        figures.draw_all(data, tmp_path / "no", [99])
+    written = figures.draw_all(data, tmp_path / "out", [2, "fig3", 2])
+    assert [path.name for path in written] == ["fig2.pdf", "fig2.png"]
+    assert capsys.readouterr().err.splitlines() == ["fig3 is skipped: before the first step there is no training loss."]
+    for only, words in (([99], "only = 99"), ([], "there are figures 1, 2")):
+        with pytest.raises(ExperimentError, match=words):
+            figures.draw_all(data, tmp_path / "no", only)
+    with pytest.raises(RunError, match=r"Nothing is left to draw: fig3 is skipped: .*; fig9 is skipped: before"):
+        figures.draw_all(data, tmp_path / "no", [3, 9])
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("name", ["test_loss", "restoring", "diverged_step", "temperature"])
+def test_what_a_file_should_have_and_has_not_is_refused(run, tmp_path, name):
+    data = run.swap_dims(temperature="learning_rate") if name == "temperature" else run
+    with pytest.raises(RunError, match=f"lacks the variable {name},"):
+        figures.draw_all(data.drop_vars(name), tmp_path / "no", [2, 9])
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_empty_selection_is_refused(run, tmp_path):
+    for selection, words in (({"seed": []}, "has no seed"), ({"step": []}, "has no step"), ({"sigma_w": 0}, "with a list")):
+        with pytest.raises(RunError, match=words):
+            figures.draw_all(run.isel(selection), tmp_path / "no", [2])
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_layers_own_scale_is_in_its_initial_spectrum(run):
+    (plain,), (scaled,) = (figures.initial_spectrum(data).axes
+                           for data in (run, of(run.assign(eigenvalues=4 * run.eigenvalues),
+                                                network=Network(sigma_w_scale=(2.0,)))))  # fmt: skip
+    np.testing.assert_allclose([bar.get_height() for bar in scaled.patches], [bar.get_height() for bar in plain.patches])
 
 
 def test_statistics_of_the_seeds():

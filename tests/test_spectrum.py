@@ -1,8 +1,12 @@
+"""Functions of the spectrum against closed forms."""
+
+import dataclasses
+
 import numpy as np
 import pytest
 import xarray as xr
 
-from phasejax import spectrum
+from phasejax import Network, records, spectrum
 
 
 @pytest.mark.parametrize(("sigma", "ratio"), [(1.0, 0.5), (0.125, 0.5), (256.0, 0.1), (2.0, 0.99)])
@@ -13,6 +17,20 @@ def test_marchenko_pastur_integrates_to_one_and_has_mean_sigma_squared(sigma, ra
     assert np.trapezoid(density, x) == pytest.approx(1, rel=1e-4)
     assert np.trapezoid(x * density, x) == pytest.approx(sigma**2, rel=1e-4)
     assert spectrum.marchenko_pastur(np.array([-1.0, 0.0, low * 0.99, high * 1.01]), sigma, ratio) == pytest.approx(0)
+
+
+def test_the_layer_looked_at_is_the_last_with_a_spectrum(finished):
+    experiment, path = finished
+    with xr.open_dataset(path) as data:
+        for network, suffix, scale in (
+            (Network(), "", 1),
+            (Network((3, 8, 6, 4, 2), "relu", (2, 3), (0.5, 3.0)), "_3", 3),
+            (Network((3, 8, 6, 1), "tanh", (1, 3), (0.5, 3.0)), "_1", 0.5),
+            (Network((3, 8, 6, 1), "tanh", (3,)), "", 1),
+        ):
+            other = data.assign_attrs(experiment=dataclasses.replace(experiment, network=network).to_toml())
+            assert records.layer(other).suffix == suffix
+            np.testing.assert_allclose(spectrum.layer_sigma_w(other), scale * data.sigma_w)
 
 
 def test_edges_of_the_paper():

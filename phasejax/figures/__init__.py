@@ -5,16 +5,17 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.style
 import xarray as xr
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.figure import Figure
 
 from phasejax.experiment import refuse
-from phasejax.figures.boundary import convergence_boundaries
+from phasejax.figures.boundary import convergence_boundaries, criterion
 from phasejax.figures.density import feature_density
 from phasejax.figures.eigenvalue_flow import eigenvalue_flow, initial_spectrum
-from phasejax.figures.ensemble import until
 from phasejax.figures.length import against_length, along_training
 from phasejax.figures.maps import (
     loss_map,
@@ -27,6 +28,7 @@ from phasejax.figures.maps import (
 from phasejax.figures.slices import ordered_slice, temperature_slices
 from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable
 from phasejax.figures.summary import phase_diagram
+from phasejax.records import RunError, until
 
 NUMBERED: dict[int, Draw] = {
     1: feature_density,
@@ -43,7 +45,15 @@ NUMBERED: dict[int, Draw] = {
 
 NAMED: dict[str, Draw] = {
     draw.__name__: draw
-    for draw in (normalised_memory, teacher_overlaps, seed_variance, initial_spectrum, against_length, along_training)
+    for draw in (
+        normalised_memory,
+        teacher_overlaps,
+        seed_variance,
+        criterion,
+        initial_spectrum,
+        against_length,
+        along_training,
+    )
 }
 """What the paper has no figure of."""
 
@@ -51,28 +61,38 @@ FIGURES: dict[str, Draw] = {f"fig{number}": draw for number, draw in NUMBERED.it
 """All of them, by the names of their files."""
 
 
-def chosen(only: Sequence[int | str]) -> list[str]:
-    """Names in `FIGURES` of figures given by number or name; all if none are given.
+def chosen(only: Sequence[int | str] | None) -> list[str]:
+    """Names in `FIGURES` of figures given by number or name; all of them for None.
 
     Raises:
-        ExperimentError: there is no such figure.
+        ExperimentError: there is no such figure, or none is named.
     """
+    if only is None:
+        return list(FIGURES)
+    there = f"there are figures {', '.join(map(str, NUMBERED))} and {', '.join(NAMED)}"
+    if not only:
+        raise refuse("only", "", there)
     names = [str(name) if str(name) in FIGURES else f"fig{name}" for name in only]
     for name, given in zip(names, only, strict=True):
         if name not in FIGURES:
-            raise refuse("only", given, f"there are figures {', '.join(map(str, NUMBERED))} and {', '.join(NAMED)}")
-    return names or list(FIGURES)
+            raise refuse("only", given, there)
+    return list(dict.fromkeys(names))
 
 
 def draw_all(
-    dataset: xr.Dataset, folder: Path, only: Sequence[int | str] = (), *, step: int | None = None, reading: str = "drift"
+    dataset: xr.Dataset,
+    folder: Path,
+    only: Sequence[int | str] | None = None,
+    *,
+    step: int | None = None,
+    reading: str = "drift",
 ) -> list[Path]:
-    """Draw figures and save each as PDF and PNG, or GIF where it moves; one that makes no sense for the run is skipped.
+    """Draw figures, then save each as PDF and PNG, or GIF where it moves; one that makes no sense for the run is skipped.
 
     Args:
         dataset: a run.
         folder: where `fig2.pdf` and the like go; it is made if needed.
-        only: numbers or names of figures; all there are if none are given.
+        only: numbers or names of figures; all there are by default.
         step: the record to draw; the last if None.
         reading: of the convergence criterion.
 
@@ -81,27 +101,34 @@ def draw_all(
 
     Raises:
         ExperimentError: there is no such figure, or no such record.
+        RunError: the run lacks a variable, or none of the figures makes sense for it. Nothing is written then.
     """
     # It finds matplotlib's own fonts too old, at every PDF.
     logging.getLogger("fontTools").setLevel(logging.ERROR)
-    names = chosen(only)
-    until(dataset, step)
-    written = []
+    names, dataset = chosen(only), until(dataset, step)
+    drawn, skipped = {}, []
     for name in names:
         draw = FIGURES[name]
-        options = {"reading": reading} if "reading" in inspect.signature(draw).parameters else {}
+        options: dict[str, Any] = {"reading": reading} if "reading" in inspect.signature(draw).parameters else {}
         try:
-            figure = draw(dataset, step=step, **options)
+            drawn[name] = draw(dataset, **options)
         except NotDrawable as reason:
-            print(f"{name} is skipped: {reason}.", file=sys.stderr)
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        with matplotlib.style.context(STYLE_SHEET):
-            if isinstance(figure, FuncAnimation):
-                written.append(folder / f"{name}.gif")
-                figure.save(written[-1], PillowWriter(fps=3), dpi=150)
-                continue
-            for suffix in ("pdf", "png"):
-                written.append(folder / f"{name}.{suffix}")
-                figure.savefig(written[-1])
-    return written
+            skipped.append(f"{name} is skipped: {reason}")
+    if not drawn:
+        raise RunError(f"Nothing is left to draw: {'; '.join(skipped)}.")
+    for reason in skipped:
+        print(f"{reason}.", file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [path for name, figure in drawn.items() for path in save(figure, folder / name)]
+
+
+def save(figure: Figure | FuncAnimation, path: Path) -> list[Path]:
+    """Save a figure as PDF and PNG, an animation as GIF, under a path without its suffix; returns the files."""
+    with matplotlib.style.context(STYLE_SHEET):
+        if isinstance(figure, FuncAnimation):
+            figure.save(path.with_suffix(".gif"), PillowWriter(fps=3), dpi=150)
+            return [path.with_suffix(".gif")]
+        files = [path.with_suffix(f".{kind}") for kind in ("pdf", "png")]
+        for file in files:
+            figure.savefig(file)
+        return files

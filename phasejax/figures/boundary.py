@@ -1,5 +1,7 @@
 """The boundaries between the phases, on slices and maps of what they should separate (Fig 8)."""
 
+from typing import get_args
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -7,10 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
 from phasejax import boundaries
-from phasejax.figures.ensemble import Statistic, final, nearest, until
-from phasejax.figures.maps import ALIGNMENT, MEMORY, draw_map
+from phasejax.experiment import Reading
+from phasejax.figures.ensemble import Statistic, final, nearest
+from phasejax.figures.maps import ALIGNMENT, MEMORY, draw_map, hatch_missing
 from phasejax.figures.slices import ORDERED, TRAINING_LOSS, draw_with_bars, heading, in_temperature
 from phasejax.figures.style import TWO_COLUMNS, cell_label, house_style, new_figure, temperature_axis
+from phasejax.records import layer, until
 
 Look = tuple[str, str]
 """Colour and style of a line."""
@@ -41,7 +45,7 @@ def add_legend(figure: Figure) -> None:
     lines = {str(line.get_label()): line for ax in figure.axes for line in ax.get_lines()}
     shown = {label: line for label, line in lines.items() if not label.startswith("_")}
     if shown:
-        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3)
+        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3, handlelength=3)
 
 
 @house_style("train_loss", "G_t0", "alignment", "restoring", "V_S", "temperature")
@@ -50,8 +54,8 @@ def convergence_boundaries(
 ) -> Figure:
     """Fig 8: where 68, 95 and 99.7 % of the students satisfy Eq 4.15.
 
-    Left, the 68 % crossing on the slice at 1/sigma_W = 8 with its bootstrap interval, over the training loss; centre and
-    right, all three lines on the memory and the alignment.
+    Left, over the training loss on the slice at 1/sigma_W = 8, the 68 % crossing with its bootstrap interval, and the
+    temperatures of the grid that bracket the other two; centre and right, all three lines on memory and alignment.
 
     Args:
         dataset: a run.
@@ -75,6 +79,15 @@ def convergence_boundaries(
     low, high = float(interval.T_c_low), float(interval.T_c_high)
     if np.isfinite(low):
         left.axvspan(low, high, color="C1", alpha=0.3, linewidth=0)
+    left.set_ylim(top=left.get_ylim()[1] * 10)
+    above = left.get_xaxis_transform()
+    for height, level in zip((0.94, 0.86), boundaries.SIGMAS[1:], strict=True):
+        bracket = boundaries.transition(here, level, reading).isel(sigma_w=0)
+        ends = [float(bracket.T_below), float(bracket.T_above)]
+        if np.isfinite(ends[0]):
+            left.plot(ends, [height] * 2, color="C1", marker="|", markersize=5, transform=above)
+            place = (max(ends[1], *found) if found else ends[1], height)  # right of the lines
+            left.annotate(f"{100 * level:g} %", place, (4, 0), above, "offset points", va="center", fontsize=7)
     words = "no 68 % crossing" if not found else "68 % at $T$ = " + ", ".join(f"{t:.2g}" for t in found)
     left.set(xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {TRAINING_LOSS}",
              title=f"{cell_label(here.isel(sigma_w=0))}\n{words}")  # fmt: skip
@@ -86,4 +99,27 @@ def convergence_boundaries(
             draw_contours(ax, share, level, look, f"{100 * level:g} % converged")
     add_legend(figure)
     figure.suptitle(f"{heading(dataset, loss)}, criterion {reading}", fontsize=8)
+    return figure
+
+
+@house_style("restoring", "V_S", "eigenvalues", "temperature")
+def criterion(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
+    """The criterion in its four readings: fraction converged by Eq 4.15, and with S(t) for S(0), and share of V_S < 0."""
+    dataset = until(dataset, step)
+    last = dataset.isel(step=[-1])
+    finite = final(dataset, dataset["V_S" + layer(dataset).suffix].isel(reading=0, drop=True))
+    figure, axes = new_figure(TWO_COLUMNS, 5.6, 3, len(get_args(Reading)))
+    for column, reading in zip(axes.T, get_args(Reading), strict=True):
+        found = boundaries.fraction(last, reading).isel(step=0)
+        same_time = boundaries.fraction(last, reading, "current").isel(step=0)
+        for ax, shares in zip(column, (found.fraction, same_time.fraction, found.negative_V_S), strict=True):
+            mesh = draw_map(ax, shares.expand_dims("seed"), limits=(0, 1))
+            hatch_missing(ax, finite)
+            ax.label_outer()
+        draw_contours(column[0], found.fraction, boundaries.SIGMAS[0], ONE_SIGMA, "68 % converged")
+        column[0].set_title(reading)
+    for row, label in zip(axes, ("converged, $S(0)$", "converged, $S(t)$", "$V_S < 0$"), strict=True):
+        figure.colorbar(mesh, ax=row, label=f"share with {label}" if "<" in label else f"fraction {label}")
+    add_legend(figure)
+    figure.suptitle(heading(dataset, finite), fontsize=8)
     return figure

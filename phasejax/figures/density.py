@@ -1,13 +1,10 @@
 """Why tanh networks jam: the density of the features and its change from one well to two (Fig 1)."""
 
-import tomllib
-
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from phasejax.boundaries import PAPER_JAMMING_LINE, measured_jamming_line
-from phasejax.figures.ensemble import until
+from phasejax import boundaries
 from phasejax.figures.maps import label_cells
 from phasejax.figures.slices import disorder_colours
 from phasejax.figures.style import (
@@ -16,9 +13,11 @@ from phasejax.figures.style import (
     NotDrawable,
     house_style,
     new_figure,
+    power_of_two,
     temperature_axis,
     training_length,
 )
+from phasejax.records import activation, layer, until
 
 # Variances of the pre-activations below, at and above the transition, and how their lines are drawn.
 VARIANCES = {0.125: ("C0", "-"), 0.5: ("C2", "--"), 4.0: ("C1", "-.")}
@@ -46,12 +45,10 @@ def feature_density(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     The measured densities are pooled over test inputs, nodes and seeds.
     """
     dataset = until(dataset, step)
-    settings = tomllib.loads(dataset.attrs.get("experiment", ""))
-    name = settings.get("network", {}).get("activation", "tanh")
-    if name != "tanh":
-        raise NotDrawable(f"it is about tanh, and the activation is {name}")
+    if activation(dataset) != "tanh":
+        raise NotDrawable(f"it is about tanh, and the activation is {activation(dataset)}")
     initial = before_training(dataset)
-    side_peaks = measured_jamming_line(initial)
+    low, high = boundaries.measured_jamming_line(initial)
     phi = np.linspace(-1, 1, 1001)[1:-1]
 
     figure, ((theory, wells), (measured, function)) = new_figure(TWO_COLUMNS, 4.6, 2, 2)
@@ -67,16 +64,16 @@ def feature_density(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     for k, inverse_sigma in enumerate(dataset.inverse_sigma_w.values):
         values = initial.feature_density.isel(step_ends=0, sigma_w=k).mean("seed")
         measured.plot(dataset.feature, values.where(values > 0), linewidth=0.8, color=mappable.to_rgba(inverse_sigma))
-    found = rf"below $1/\sigma_W = {side_peaks:.2f}$" if np.isfinite(side_peaks) else "at no crossing of this grid"
-    title = rf"side peaks {found} (paper: $\sqrt{{2}}$)"
+    found = rf"${power_of_two(low)} < 1/\sigma_W < {power_of_two(high)}$" if np.isfinite(low) else "nowhere on this grid"
+    paper = boundaries.PAPER_JAMMING_LINE * layer(dataset).scale
+    title = rf"side peaks vanish: {found} (paper: ${paper:.2f}$)"
     measured.set(ylabel=r"$P(\phi)$ at initialisation", yscale="log", title=title)
     for ax in (theory, wells, measured):
         ax.set(xlabel=r"$\phi$", xlim=(-1, 1), xticks=(-1, -0.5, 0, 0.5, 1))
-    low, high = mappable.get_clim()
     bar = figure.colorbar(mappable, ax=measured, label=INVERSE_SIGMA)
     label_cells(bar.ax.yaxis, dataset.inverse_sigma_w.values)
-    for place, style in ((PAPER_JAMMING_LINE, "--"), (side_peaks, ":")):
-        if low < place < high:
+    for place, style in ((paper, "--"), (low, ":"), (high, ":")):
+        if mappable.norm.vmin < place < mappable.norm.vmax:  # pyright: ignore
             bar.ax.axhline(place, color="white", linestyle=style)
 
     z = np.linspace(-4, 4, 401)

@@ -6,7 +6,8 @@ import xarray as xr
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from phasejax.figures.ensemble import left_out, nearest, sound, until
+from phasejax.boundaries import PAPER_JAMMING_LINE
+from phasejax.figures.ensemble import left_out, nearest, sound
 from phasejax.figures.style import (
     ONE_COLUMN,
     TWO_COLUMNS,
@@ -17,21 +18,31 @@ from phasejax.figures.style import (
     temperature_axis,
     training_length,
 )
-from phasejax.spectrum import marchenko_pastur, marchenko_pastur_edges, suffix
+from phasejax.records import activation, layer, until
+from phasejax.spectrum import layer_sigma_w, marchenko_pastur, marchenko_pastur_edges
 
 # The paper's cells: temperature (or learning rate) and 1/sigma_W.
 PHASES = {"ordered": (2**-5, 8), "paramagnetic": (4, 8), "jammed": (2**-5, 2**-8)}
+
+
+def lies_in(phase: str, cell: xr.Dataset) -> bool:
+    """Whether a cell is on the phase's side of the paper's lines T = 1 and 1/sigma_W = sqrt 2, for tanh and SGD."""
+    if activation(cell) != "tanh" or "temperature" not in cell.coords:
+        return False
+    place = (float(cell.temperature), float(cell.inverse_sigma_w))
+    lines = (1.0, PAPER_JAMMING_LINE)
+    return all((at > line) == (own > line) for at, own, line in zip(place, PHASES[phase], lines, strict=True))
 
 
 @house_style("eigenvalues", "target_eigenvalues")
 def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     """Fig 6: eigenvalues of all students against time in the three phases; dashed, the teachers' mean eigenvalues.
 
-    On a grid without the paper's cells the nearest ones are drawn. Of several trained layers, the last. A line ends where
-    its student diverges.
+    On a grid without the paper's cells the nearest ones are drawn, without the name of a phase they do not lie in. Of
+    several trained layers, the last. A line ends where its student diverges.
     """
     dataset = until(dataset, step)
-    axis, own = temperature_axis(dataset)[0], suffix(dataset)
+    axis, own = temperature_axis(dataset)[0], layer(dataset).suffix
     steps = dataset.step.values
     # Time starts at 0 on a logarithmic axis: draw the initial state where step 1/5 would be.
     time = np.where(steps == 0, 0.2, steps)
@@ -63,23 +74,23 @@ def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
         decades = np.arange(0, np.log10(max(time[-1], 1)) + 0.01, dtype=int)
         ax.set_xticks([0.2, *(10.0**decades)], ["0", *(f"$10^{{{k}}}$" for k in decades)])
         lost = left_out(found.isel(step=-1).isel({"level" + own: 0}))
-        ax.set_title("\n".join(filter(None, [phase, cell_label(cell), lost])))
+        ax.set_title("\n".join(filter(None, [phase if lies_in(phase, cell) else "", cell_label(cell), lost])))
     axes[0].set_ylabel("eigenvalues $x_i$ of $WW^T$")
     figure.suptitle(training_length(dataset), fontsize=8)
     return figure
 
 
-@house_style("eigenvalues", "weights")
+@house_style("eigenvalues")
 def initial_spectrum(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     """Eigenvalues of all students at step 0 in units of sigma_W^2, against the Marchenko-Pastur density (Eq 4.2)."""
     dataset = until(dataset, step)
-    own, axis = suffix(dataset), temperature_axis(dataset)[0]
-    ratio = dataset.sizes["node" + own] / dataset.sizes["input" + own]
+    own, axis = layer(dataset), temperature_axis(dataset)[0]
+    ratio = own.nodes / own.inputs
     if ratio > 1:
         raise NotDrawable("the last trained layer widens, and its zero eigenvalues have no density")
     # Every cell starts from the same draws.
-    initial = dataset["eigenvalues" + own].isel({"step": 0, axis: 0, "sigma_w": 0})
-    x = (initial / dataset.sigma_w[0] ** 2).values.ravel()
+    initial = dataset["eigenvalues" + own.suffix].isel({"step": 0, axis: 0, "sigma_w": 0})
+    x = (initial / layer_sigma_w(dataset)[0] ** 2).values.ravel()
     _, high = marchenko_pastur_edges(1.0, ratio)
     bins = np.linspace(0, max(high, x.max()), int(np.clip(np.sqrt(x.size), 8, 60)))
     line = np.linspace(0, high * 1.05, 500)

@@ -1,4 +1,4 @@
-"""From the students of a run to what is drawn: which record, which students, and which statistic over the seeds."""
+"""From the students of a run to what is drawn: which students, and which statistic over the seeds."""
 
 import warnings
 from typing import Literal
@@ -6,37 +6,15 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from phasejax.experiment import refuse
-from phasejax.figures.style import temperature_axis
-
 Statistic = Literal["mean", "median"]
 """`mean` with its standard error, or `median` with the range from 16 to 84 %."""
-
-
-def until(dataset: xr.Dataset, step: int | None) -> xr.Dataset:
-    """The run as it was after `step` updates, or all of it, with both axes of the plane ascending.
-
-    Raises:
-        ExperimentError: no record was taken at that step.
-    """
-    for along in (temperature_axis(dataset)[0], "inverse_sigma_w"):
-        if (np.diff(dataset[along]) < 0).any():
-            dataset = dataset.sortby(along)
-    if step is None:
-        return dataset
-    steps = dataset.step.values
-    if step not in steps:
-        closest = steps[np.abs(steps - step).argmin()]
-        raise refuse("at_step", step, f"there is no record of that step; the nearest is {closest}")
-    axes = [axis for axis in ("step", "step_decades", "step_ends") if axis in dataset.dims]
-    return dataset.isel({axis: np.flatnonzero(dataset[axis].values <= step) for axis in axes})
 
 
 def sound(dataset: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
     """`values` (step, ..., seed) of the students that are finite and have not diverged by then; NaN for the others."""
     # Statistics of large float32 numbers overflow before the numbers do.
     found = values.where(np.isfinite(values)).astype(float)
-    return found.where(dataset.diverged_step.sel(step=values.step) < 0) if "diverged_step" in dataset else found
+    return found.where(dataset.diverged_step.sel(step=values.step) < 0)
 
 
 def final(dataset: xr.Dataset, values: xr.DataArray) -> xr.DataArray:

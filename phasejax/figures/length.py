@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from phasejax import boundaries
 from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_contours
-from phasejax.figures.ensemble import nearest, sound, summary, until
+from phasejax.figures.ensemble import nearest, sound, summary
 from phasejax.figures.maps import TEST_LOSS, draw_map
 from phasejax.figures.style import ONE_COLUMN, TWO_COLUMNS, NotDrawable, house_style, new_figure, training_length
-from phasejax.spectrum import memory, suffix
+from phasejax.records import layer, require, until
+from phasejax.spectrum import memory
 
 FORGOTTEN: Look = ("1.0", ":")
 
@@ -56,7 +57,8 @@ def plane(dataset: xr.Dataset, reading: str) -> Plane:
     lines: list[tuple[xr.DataArray, float, Look, str]] = []
     if "temperature" in dataset.coords:
         lines = [(summary(sound(dataset, memory(dataset)), "mean")[0].load(), 0.5, FORGOTTEN, "memory $C = 1/2$")]
-        if "V_S" + suffix(dataset) in dataset:
+        if layer(dataset).nodes > 1:
+            require(dataset, "restoring", "V_S")
             share = boundaries.fraction(dataset, reading).fraction
             lines.append((share, boundaries.SIGMAS[0], ONE_SIGMA, f"68 % converged ({reading})"))
     return Plane(losses, (float(means.min()), float(means.max())) if means.size else None, lines)
@@ -94,7 +96,9 @@ def along_training(dataset: xr.Dataset, *, step: int | None = None, reading: str
     add_legend(figure)
 
     def draw(frame: int) -> list[Artist]:
-        ax.clear()
+        # Not ax.clear(): making its ticks anew would take longer than all the rest.
+        for artist in [*ax.collections, *ax.lines]:
+            artist.remove()
         drawn.draw(ax, frame)
         ax.set_title("\n".join([ax.get_title(), training_length(dataset, int(dataset.step[frame]))]))
         return [ax]

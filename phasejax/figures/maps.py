@@ -11,10 +11,11 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from phasejax.figures.ensemble import Statistic, final, left_out, summary, until
+from phasejax.figures.ensemble import Statistic, final, left_out, summary
 from phasejax.figures.style import (
     INVERSE_SIGMA,
     ONE_COLUMN,
+    ONE_LEVEL,
     TWO_COLUMNS,
     NotDrawable,
     house_style,
@@ -23,11 +24,13 @@ from phasejax.figures.style import (
     temperature_axis,
     training_length,
 )
-from phasejax.spectrum import memory, rate, suffix, trace_ratio
+from phasejax.records import grid_axis, layer, until
+from phasejax.spectrum import memory, rate, trace_ratio
 
 Scale = Literal["linear", "log", "signed"]
 
 TEST_LOSS = r"test loss $\mathcal{L}$"
+HALF = r" $= \frac{1}{2}\langle(y - \hat{y})^2\rangle$"
 MEMORY = r"memory $G(t_f, 0)$"
 ALIGNMENT = r"alignment $h\cdot\phi/\|h\|\|\phi\|$"
 RATE = r"rate $\overline{\lambda}$ per epoch"
@@ -47,7 +50,7 @@ def draw_map(
     Args:
         ax: where.
         values: (axis, sigma_w, seed), NaN for students that diverged, or for which it is not defined.
-        label: of the colour bar; none is drawn without.
+        label: what is drawn, above the map, which then has a colour bar.
         scale: of the colours; `signed` has zero in the middle.
         limits: of the colours; by default those of what is drawn.
         statistic: what of the seeds.
@@ -57,17 +60,25 @@ def draw_map(
     drawn = drawn.transpose(axis, "sigma_w").values
     x, y = edges(values.inverse_sigma_w.values), edges(values[axis].values)
     mesh = ax.pcolormesh(x, y, drawn, rasterized=True, **colours(drawn, scale, limits))
-    missing = values.isnull().any("seed").transpose(axis, "sigma_w").values
-    if missing.any():
-        # A hatch has the colour of its cell's edge, and would be as transparent as the cell with alpha = 0.
-        clear = ListedColormap([(0, 0, 0, 0)])
-        ax.pcolor(x, y, np.ma.masked_where(~missing, missing), hatch="//////", cmap=clear, edgecolor="#D55E00", linewidth=0)
-    ax.set(xscale="log", yscale="log", xlabel=INVERSE_SIGMA, ylabel=axis_label, title=left_out(values))
+    hatch_missing(ax, values)
+    ax.set(xscale="log", yscale="log", xlabel=INVERSE_SIGMA, ylabel=axis_label)
+    ax.set_title("\n".join(filter(None, [label, left_out(values)])))
     label_cells(ax.xaxis, values.inverse_sigma_w.values)
     label_cells(ax.yaxis, values[axis].values)
     if label and ax.figure:
-        ax.figure.colorbar(mesh, ax=ax, label=label)
+        ax.figure.colorbar(mesh, ax=ax)
     return mesh
+
+
+def hatch_missing(ax: Axes, values: xr.DataArray) -> None:
+    """Hatch the cells where values (axis, sigma_w, seed) are NaN for some student."""
+    axis = grid_axis(values)
+    missing = values.isnull().any("seed").transpose(axis, "sigma_w").values
+    if missing.any():
+        x, y = edges(values.inverse_sigma_w.values), edges(values[axis].values)
+        # A hatch has the colour of its cell's edge, and would be as transparent as the cell with alpha = 0.
+        clear = ListedColormap([(0, 0, 0, 0)])
+        ax.pcolor(x, y, np.ma.masked_where(~missing, missing), hatch="//////", cmap=clear, edgecolor="#D55E00", linewidth=0)
 
 
 def label_cells(axis: Axis, values: np.ndarray) -> None:
@@ -103,7 +114,7 @@ def edges(centres: np.ndarray) -> np.ndarray:
 
 
 def maps(dataset: xr.Dataset, panels: dict[str, tuple[xr.DataArray, Scale]], statistic: Statistic) -> Figure:
-    """A row of maps of values (step, axis, sigma_w, seed) at the last record, by the label of their colour bar."""
+    """A row of maps of values (step, axis, sigma_w, seed) at the last record, by their titles."""
     width = ONE_COLUMN if len(panels) == 1 else TWO_COLUMNS
     figure, axes = new_figure(width, 2.75 if len(panels) < 3 else 2.3, columns=len(panels), squeeze=False)
     for ax, (label, (values, scale)) in zip(axes[0], panels.items(), strict=True):
@@ -115,9 +126,9 @@ def maps(dataset: xr.Dataset, panels: dict[str, tuple[xr.DataArray, Scale]], sta
 
 @house_style("test_loss")
 def loss_map(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
-    """Fig 2: test loss in the (1/sigma_W, T) plane, with the factor 1/2 of Eq 2.6; dark is low."""
+    """Fig 2: test loss in the (1/sigma_W, T) plane, with the factor 1/2 of Eq 2.6 (twice this is published); dark is low."""
     dataset = until(dataset, step)
-    return maps(dataset, {TEST_LOSS: (dataset.test_loss, "log")}, statistic)
+    return maps(dataset, {TEST_LOSS + HALF: (dataset.test_loss, "log")}, statistic)
 
 
 @house_style("G_t0", "alignment")
@@ -146,7 +157,7 @@ def teacher_overlaps(dataset: xr.Dataset, *, step: int | None = None, statistic:
     """What of the teacher is found: overlap R of the weights, overlap Q of the features, and the ratio of tr X."""
     dataset = until(dataset, step)
     panels: dict[str, tuple[xr.DataArray, Scale]] = {
-        "overlap $R$": (dataset["teacher_overlap" + suffix(dataset)], "signed"),
+        "overlap $R$": (dataset["teacher_overlap" + layer(dataset).suffix], "signed"),
         "overlap $Q$": (dataset.feature_overlap, "signed"),
         r"$\mathrm{tr}\,X/\mathrm{tr}\,\overline{X}$": (trace_ratio(dataset), "log"),
     }
@@ -162,7 +173,7 @@ def seed_variance(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     panels: dict[str, tuple[xr.DataArray, Scale]] = {
         TEST_LOSS: (dataset.test_loss, "log"),
         "memory $C$": (memory(dataset), "linear"),
-        "overlap $R$": (dataset["teacher_overlap" + suffix(dataset)], "signed"),
+        "overlap $R$": (dataset["teacher_overlap" + layer(dataset).suffix], "signed"),
     }
     figure, axes = new_figure(TWO_COLUMNS, 4.2, 2, len(panels))
     for column, (label, (values, scale)) in zip(axes.T, panels.items(), strict=True):
@@ -177,8 +188,8 @@ def seed_variance(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
 
 def growth_rate(dataset: xr.Dataset) -> xr.DataArray:
     """The rate of the level spacing at every record, where there is one."""
-    if dataset.sizes["level" + suffix(dataset)] < 2:
-        raise NotDrawable("the last trained layer has a single node, and one level has no spacing")
+    if layer(dataset).nodes < 2:
+        raise NotDrawable(ONE_LEVEL)
     if int(dataset.step[-1]) == 0:
         raise NotDrawable("before the first step there is no rate")
     return rate(dataset)

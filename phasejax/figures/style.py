@@ -10,12 +10,15 @@ import matplotlib.style
 import xarray as xr
 from matplotlib.figure import Figure
 
-from phasejax.spectrum import suffix
+from phasejax.records import LEVEL_DYNAMICS, grid_axis, layer, require, settings
 
 ONE_COLUMN, TWO_COLUMNS = 3.375, 7.0
 """Widths of a figure in inches."""
 
 STYLE_SHEET = str(resources.files("phasejax.figures") / "phasejax.mplstyle")
+ONE_LEVEL = "the last trained layer has a single node, and one level has no spacing"
+"""Why some figures cannot be drawn."""
+
 INVERSE_SIGMA = r"$1/\sigma_W$"
 
 
@@ -32,7 +35,9 @@ class Draw(Protocol):
 
 
 def house_style(*needs: str) -> Callable[[Callable[..., Any]], Draw]:
-    """Decorate a figure function: it draws with the style sheet, and is not drawable from a run without what it needs.
+    """Decorate a figure function: it draws with the style sheet, from runs that have what it needs.
+
+    It raises `NotDrawable` for a run whose experiment does not define that, and `RunError` if only the file lacks it.
 
     Args:
         *needs: variables or coordinates, by their names where a single layer is trained.
@@ -41,9 +46,12 @@ def house_style(*needs: str) -> Callable[[Callable[..., Any]], Draw]:
     def decorate(draw: Callable[..., Any]) -> Draw:
         @functools.wraps(draw)
         def styled(dataset: xr.Dataset, **options: Any) -> Any:
-            for name in needs:
-                if not (name in dataset or name + suffix(dataset) in dataset):
-                    raise NotDrawable(f"the run has no {name}")
+            optimiser = settings(dataset)["sgd"]["optimiser"]
+            if "temperature" in needs and optimiser != "sgd":
+                raise NotDrawable(f"the run was trained with {optimiser}, which defines no temperature")
+            if set(needs) & set(LEVEL_DYNAMICS) and layer(dataset).nodes < 2:
+                raise NotDrawable(ONE_LEVEL)
+            require(dataset, *needs)
             with matplotlib.style.context(STYLE_SHEET):
                 return draw(dataset, **options)
 
@@ -66,7 +74,7 @@ def power_of_two(value: float) -> str:
 
 def temperature_axis(dataset: xr.Dataset | xr.DataArray) -> tuple[str, str]:
     """Name and label of the axis along which the learning rate grows."""
-    if "temperature" in dataset.dims:
+    if grid_axis(dataset) == "temperature":
         return "temperature", r"$T = \epsilon/|\mathcal{B}|$"
     return "learning_rate", r"learning rate $\epsilon$"
 

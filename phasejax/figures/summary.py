@@ -4,13 +4,16 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 
 from phasejax import boundaries
 from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_line
 from phasejax.figures.density import before_training
-from phasejax.figures.ensemble import Statistic, final, until
+from phasejax.figures.eigenvalue_flow import PHASES, lies_in
+from phasejax.figures.ensemble import Statistic, final, nearest
 from phasejax.figures.maps import ALIGNMENT, MEMORY, RATE, TEST_LOSS, Scale, draw_map, growth_rate
-from phasejax.figures.style import TWO_COLUMNS, house_style, new_figure, training_length
+from phasejax.figures.style import TWO_COLUMNS, house_style, new_figure, power_of_two, training_length
+from phasejax.records import activation, layer, until
 
 # As in the paper, the contour is hidden where T/sigma_W is at most this: disorder, not heat, keeps students from converging.
 HIDDEN = 0.1
@@ -19,17 +22,34 @@ MEASURED_LINE: Look = ("1.0", ":")
 
 
 def draw_jamming_lines(ax: Axes, dataset: xr.Dataset, boundary: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """The paper's 1/sigma_W = sqrt 2 and the measured line, up to the boundary where it is met and across the map if not."""
+    """The paper's line and, in the middle of its bracket, the measured one; up to the boundary, or across the map.
+
+    The paper's is drawn for tanh only. Where layers have scales of their own, sigma_W is the last trained layer's.
+    """
     view = ax.get_xlim(), ax.get_ylim()
-    measured = boundaries.measured_jamming_line(before_training(dataset))
-    lines = (
-        (boundaries.PAPER_JAMMING_LINE, PAPER_LINE, r"$1/\sigma_W = \sqrt{2}$ (paper)"),
-        (measured, MEASURED_LINE, rf"side peaks of $P(\phi)$, $1/\sigma_W = {measured:.2f}$ (measured)"),
-    )
+    low, high = boundaries.measured_jamming_line(before_training(dataset))
+    between = rf"${power_of_two(low)} < 1/\sigma_W < {power_of_two(high)}$" if np.isfinite(low) else ""
+    lines = [(float(np.sqrt(low * high)), MEASURED_LINE, rf"side peaks of $P(\phi)$ vanish: {between} (measured)")]
+    if activation(dataset) == "tanh":
+        scale = layer(dataset).scale
+        words = rf"$1/\sigma_W = {'' if scale == 1 else f'{scale:g}'}\sqrt{{2}}$ (paper)"
+        lines.insert(0, (boundaries.PAPER_JAMMING_LINE * scale, PAPER_LINE, words))
     for place, look, label in lines:
         if view[0][0] < place < view[0][1]:
             top = max((y for line in boundary if np.isfinite(y := meeting(place, *line))), default=view[1][1])
             draw_line(ax, np.full(2, place), np.array([view[1][0], top]), look, label)
+
+
+def name_phases(ax: Axes, dataset: xr.Dataset) -> None:
+    """The names of the phases at the cells of Fig 6, or the nearest there are if they lie in the phase."""
+    for phase, (temperature, inverse_sigma) in PHASES.items():
+        column = nearest(dataset.inverse_sigma_w, inverse_sigma)
+        cell = dataset.isel(temperature=nearest(dataset.temperature, temperature), sigma_w=column)
+        if lies_in(phase, cell):
+            place = (float(cell.inverse_sigma_w), float(cell.temperature))
+            side = "left" if column == 0 else "right"
+            outline = [Stroke(linewidth=1.5, foreground="black"), Normal()]
+            ax.text(*place, phase, color="white", fontsize=7, ha=side, va="center", path_effects=outline)
 
 
 def meeting(place: float, x: np.ndarray, y: np.ndarray) -> float:
@@ -48,7 +68,8 @@ def phase_diagram(
     """Fig 9: test loss, memory, alignment and rate with both boundaries.
 
     Dash-dotted, the line at which 68 % of the students satisfy Eq 4.15, hidden where T/sigma_W <= 0.1; dashed, the paper's
-    jamming line 1/sigma_W = sqrt 2; dotted, where this run's initial features start to have side peaks.
+    jamming line 1/sigma_W = sqrt 2; dotted, where this run's initial features have lost their side peaks. The names of the
+    phases stand at the cells of Fig 6.
     """
     dataset = until(dataset, step)
     panels: dict[str, tuple[xr.DataArray, Scale]] = {
@@ -67,6 +88,7 @@ def phase_diagram(
             draw_line(ax, *line, ONE_SIGMA, f"68 % converged ({reading})")
         draw_jamming_lines(ax, dataset, boundary)
         ax.label_outer()
+    name_phases(axes[0, 0], dataset)
     add_legend(figure)
     figure.suptitle(training_length(dataset), fontsize=8)
     return figure
