@@ -12,6 +12,9 @@ from jax import Array, custom_batching
 
 from phasejax import compiled
 
+# The kernel holds n (n + m) vectors of students, and is the faster one while they stay in a core's cache.
+_KERNEL_SIZE = 2**14
+
 
 def left_singular(w: Array) -> tuple[Array, Array]:
     """Singular values of w (n, m), ascending, and left singular vectors.
@@ -23,10 +26,10 @@ def left_singular(w: Array) -> tuple[Array, Array]:
     n, m = w.shape
     # What a library answers to NaN is not specified; a student that diverged has no spectrum.
     finite = jnp.isfinite(w).all()
-    values, vectors = jax.lax.platform_dependent(jnp.where(finite, w, 0), cpu=_on_cpu(w.dtype.name), default=_library)
+    values, vectors = jax.lax.platform_dependent(jnp.where(finite, w, 0), cpu=_on_cpu(w), default=_library)
     values = jnp.where(jnp.arange(n) < n - m, 0, values)
     # The component largest in size is positive, or there is one as large that is.
-    vectors *= jnp.where(vectors.max(axis=0) < -vectors.min(axis=0), -1, 1)
+    vectors *= jnp.where(vectors.max(axis=0) < -vectors.min(axis=0), -1, 1)[None]
     return jnp.where(finite, values, jnp.nan), jnp.where(finite, vectors, jnp.nan)
 
 
@@ -43,10 +46,13 @@ def _library(w: Array) -> tuple[Array, Array]:
     return jnp.pad(values, (0, n - len(values)))[::-1], vectors[:, ::-1]
 
 
-def _on_cpu(precision: str) -> Callable[[Array], tuple[Array, Array]]:
+def _on_cpu(w: Array) -> Callable[[Array], tuple[Array, Array]]:
+    n, m = w.shape
     try:
-        target = compiled.target("linalg.cc", precision)
+        target = compiled.target("linalg.cc", w.dtype.name) if n * (n + m) <= _KERNEL_SIZE else ""
     except compiled.BuildError:
+        target = ""
+    if not target:
         # One student at a time: given a batch, jaxlib 0.10's LAPACK calls spread it over XLA's thread pool, and wait there
         # for ever if every thread of the pool is itself inside such a call (one device a core makes that happen).
         return custom_batching.sequential_vmap(_library)
