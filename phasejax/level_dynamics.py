@@ -14,8 +14,8 @@ can be negative). The text leaves open which basis, which variance, and which si
 `drift`     basis: eigenvectors of K, by K. V_ij = Var_a[(U^T Delta^X_a U)_ij]. restoring = |K_S|.
 `x_basis`   basis: eigenvectors of X, by x, which perturbation theory asks for. V as above. restoring = -K_S.
 `text`      basis as `drift`; V = U^T Var_a[Delta^X_a] U, the element-wise variance rotated (Appendix B to the letter).
-            It is no variance: off the diagonal it turns its sign with that of an eigenvector, which is arbitrary (here the
-            largest component is positive), and V_S comes out negative for about half of the students. restoring = |K_S|.
+            It is no variance: off the diagonal it turns its sign with that of an eigenvector, which is arbitrary (`linalg`
+            has a rule), and V_S comes out negative for about half of the students. restoring = |K_S|.
 `released`  what the authors' released code does: basis as `x_basis`, V as `text`, restoring = (|K_N| - |K_1|) / (N - 1),
             and V_(1,k) in place of V_(1,1+k) in the sum up to k = N - 2, so that it starts at the diagonal.
 """

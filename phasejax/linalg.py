@@ -26,7 +26,8 @@ def left_singular(w: Array) -> tuple[Array, Array]:
 
     Returns:
         values (n,), the first max(0, n - m) of them zero, and an orthogonal matrix (n, n) with the vectors in columns, each
-        signed such that its largest component is positive. All NaN if w is not finite.
+        signed such that an even number of its components is negative, not counting the last if n is even. All NaN if w is
+        not finite.
     """
     n, m = w.shape
 
@@ -51,8 +52,10 @@ def eigenvectors(symmetric: Array) -> Array:
 
 
 def _signed(vectors: Array) -> Array:
-    # The component largest in size is positive, or there is one as large that is.
-    return vectors * jnp.where(vectors.max(axis=0) < -vectors.min(axis=0), -1, 1)[None]
+    # Signs are arbitrary, but sums over products of vectors (V_S of two readings) would show a preference: with the largest
+    # component positive, say, they come out positive too. This rule, on an odd number of components, prefers no direction.
+    odd = vectors[: len(vectors) - 1 + len(vectors) % 2]
+    return vectors * jnp.where(odd < 0, -1, 1).prod(axis=0)[None]
 
 
 def _kernel(target: str, w: Array) -> tuple[Array, Array]:

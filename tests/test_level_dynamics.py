@@ -58,8 +58,8 @@ def test_coefficients_against_sums_over_samples():
     k_matrix, element_wise = -deltas.mean(0), deltas.var(0)
     k_values, by_drift = np.linalg.eigh(k_matrix)
     _, by_x = np.linalg.eigh(w @ w.T)
-    for basis in (by_drift, by_x):  # the sign that is agreed on: the largest component is positive
-        basis *= np.sign(basis[np.abs(basis).argmax(0), np.arange(n)])
+    for basis in (by_drift, by_x):  # the sign that is agreed on; n is even
+        basis *= np.sign(basis[:-1]).prod(0)
 
     def rotated_variance(basis):
         return np.array([basis.T @ d @ basis for d in deltas]).var(0)
