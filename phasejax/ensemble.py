@@ -234,10 +234,13 @@ def _observe(when: When, network: Network, observables: tuple[Observable, ...], 
         student = view(network, state, task, rate, sigma, step, window)
         return {o.name: o.function(student, task) for o in observables}
 
-    cells = jax.vmap(of_student, in_axes=(0, None, None, 0, None, None))
-    cells = jax.vmap(cells, in_axes=(0, None, 0, None, None, None))
+    column = jax.vmap(of_student, in_axes=(0, None, None, 0, None, None))
 
     def of_shard(state: State, tasks: Task, rates: Array, sigmas: Array, step: Array, window: Array) -> dict[str, Array]:
-        return _each(devices, lambda s, t: cells(s, t, rates, sigmas, step, window), state, tasks)
+        def of_seed(state: State, task: Task) -> dict[str, Array]:
+            # On a CPU one temperature after another too: what students make of all samples stays in cache.
+            return _each(devices, lambda s, rate: column(s, task, rate, sigmas, step, window), state, rates)
+
+        return _each(devices, of_seed, state, tasks)
 
     return _sharded(f"observe {when}", of_shard, devices, [_SEED] * 2 + [_EVERYWHERE] * 4)

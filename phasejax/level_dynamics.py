@@ -14,8 +14,8 @@ can be negative). The text leaves open which basis, which variance, and which si
 `drift`     basis: eigenvectors of K, by K. V_ij = Var_a[(U^T Delta^X_a U)_ij]. restoring = |K_S|.
 `x_basis`   basis: eigenvectors of X, by x, which perturbation theory asks for. V as above. restoring = -K_S.
 `text`      basis as `drift`; V = U^T Var_a[Delta^X_a] U, the element-wise variance rotated (Appendix B to the letter).
-            It is no variance: off the diagonal it turns its sign with that of an eigenvector, which is arbitrary, and
-            V_S comes out negative for about half of the students. restoring = |K_S|.
+            It is no variance: off the diagonal it turns its sign with that of an eigenvector, which is arbitrary (`linalg`
+            has a rule), and V_S comes out negative for about half of the students. restoring = |K_S|.
 `released`  what the authors' released code does: basis as `x_basis`, V as `text`, restoring = (|K_N| - |K_1|) / (N - 1),
             and V_(1,k) in place of V_(1,1+k) in the sum up to k = N - 2, so that it starts at the diagonal.
 """
@@ -29,7 +29,7 @@ from jax import Array
 
 from phasejax.activations import activation
 from phasejax.experiment import Network, Reading
-from phasejax.linalg import eigenbasis
+from phasejax.linalg import eigenvectors
 
 READINGS: tuple[str, ...] = get_args(Reading)
 
@@ -44,60 +44,63 @@ class LevelDynamics(NamedTuple):
     """What the criterion compares with T V_S: the size or the sign of K_S, as the reading says."""
 
 
-def sample_gradients(network: Network, layers: Sequence[Array], trained: int, x: Array, y: Array) -> tuple[Array, Array]:
-    """u_a = W phi_a and g_a = d loss_a / d u_a of each sample, for one layer.
+class Samples(NamedTuple):
+    """One student on A samples. Samples run fastest, which is how the products over them are quick."""
+
+    u: tuple[Array, ...]
+    """u_a = W phi_a of each layer, (n_l, A)."""
+    g: tuple[Array, ...]
+    """g_a = d loss_a / d u_a of each layer, (n_l, A)."""
+    features: Array
+    """What enters the last layer, (n_(L-1), A)."""
+
+
+def on_samples(network: Network, layers: Sequence[Array], x: Array, y: Array) -> Samples:
+    """Pre-activations, their gradients and the features.
 
     Args:
         network: for its activation.
         layers: weights from the one that x enters to the readout.
-        trained: position in `layers` of the layer in question.
         x: (A, f), what enters the first of the layers.
         y: (A, n_L), targets.
-
-    Returns:
-        u and g, each (A, n_l).
     """
     phi = activation(network.activation)
 
-    def summed_loss(shift: Array) -> tuple[Array, Array]:
-        h, u = x, x
-        for k, w in enumerate(layers):
-            z = h @ w.T
-            if k == trained:
-                u, z = z, z + shift
-            h = phi(z) if k < len(layers) - 1 else z
-        return 0.5 * jnp.sum((h - y) ** 2), u
+    def summed_loss(shifts: Sequence[Array]) -> tuple[Array, tuple[tuple[Array, ...], Array]]:
+        us = []
+        for w, shift in zip(layers, shifts, strict=True):
+            features = phi(us[-1]) if us else x.T
+            us.append(w @ features + shift)
+        return 0.5 * jnp.sum((us[-1] - y.T) ** 2), (tuple(us), features)
 
-    g, u = jax.grad(summed_loss, has_aux=True)(jnp.zeros((x.shape[0], layers[trained].shape[0]), x.dtype))
-    return u, g
+    zeros = tuple(jnp.zeros((len(w), len(x)), x.dtype) for w in layers)
+    g, (u, features) = jax.grad(summed_loss, has_aux=True)(zeros)
+    return Samples(u, g, features)
 
 
-def level_dynamics(w: Array, u: Array, g: Array) -> LevelDynamics:
-    """The coefficients in all readings, from W (n_l, n_(l-1)) and the samples' u and g, (A, n_l) each; n_l >= 2."""
-    mean, element_wise = _moments(u, g)
-    drift, by_drift = eigenbasis(-mean)
-    _, by_x = eigenbasis(w @ w.T)
+def level_dynamics(by_x: Array, u: Array, g: Array) -> LevelDynamics:
+    """The coefficients in all readings, from the eigenvectors of X and the samples' u and g, (n_l, A) each; n_l >= 2."""
+    n, samples = u.shape
+    product = u @ g.T
+    mean = (product + product.T) / samples
+    by_drift = eigenvectors(-mean)
+    # (u_i g_j + g_i u_j)^2 = u_i^2 g_j^2 + g_i^2 u_j^2 + 2 (u_i g_i)(u_j g_j): products, no loop over samples.
+    squares, both = u**2 @ (g**2).T, u * g
+    element_wise = (squares + squares.T + 2 * (both @ both.T)) / samples - mean**2
 
-    def rotated(basis: Array) -> tuple[Array, Array]:
-        """Diagonal of the drift, and the variance of the rotated gradient."""
-        mean, variance = _moments(u @ basis, g @ basis)
-        return -jnp.diagonal(mean), variance
+    def in_basis(basis: Array) -> tuple[Array, Array, Array]:
+        """First and last element of the drift, and first and last row of both variances, (2, n) each."""
+        ends = basis[:, [0, -1]].T
+        along_u, along_g = basis.T @ u, basis.T @ g
+        rows = along_u[[0, -1], None] * along_g[None] + along_g[[0, -1], None] * along_u[None]
+        means = rows.mean(axis=-1)
+        return -means[[0, 1], [0, -1]], (rows**2).mean(axis=-1) - means**2, ends @ element_wise @ basis
 
-    def turned(basis: Array, row: int) -> Array:
-        """A row of U^T V U, V the element-wise variance."""
-        return jnp.sum(jnp.sum(basis[:, row, None] * element_wise, axis=0)[:, None] * basis, axis=0)
-
-    _, variance_by_drift = rotated(by_drift)
-    along_x, variance_by_x = rotated(by_x)
-    n = w.shape[0]
-    ends = [(drift[0], drift[-1]), (along_x[0], along_x[-1]), (drift[0], drift[-1]), (along_x[0], along_x[-1])]
-    # First and last row of V, in the order of the readings.
-    rows = [
-        (variance_by_drift[0], variance_by_drift[-1]),
-        (variance_by_x[0], variance_by_x[-1]),
-        (turned(by_drift, 0), turned(by_drift, -1)),
-        (turned(by_x, 0), turned(by_x, -1)),
-    ]
+    drift, variance_by_drift, turned_by_drift = in_basis(by_drift)
+    along_x, variance_by_x, turned_by_x = in_basis(by_x)
+    # First and last, in the order of the readings.
+    ends = [drift, along_x, drift, along_x]
+    rows = [variance_by_drift, variance_by_x, turned_by_drift, turned_by_x]
     spreads = [(last - first) / (n - 1) for first, last in ends]
     first, last = ends[3]
     restoring = [jnp.abs(spreads[0]), -spreads[1], jnp.abs(spreads[2]), (jnp.abs(last) - jnp.abs(first)) / (n - 1)]
@@ -118,12 +121,3 @@ def coulomb(first: Array, last: Array, from_diagonal: bool = False) -> Array:
     k = jnp.arange(1, n, dtype=first.dtype)
     away = jnp.concatenate([first[: n - 2], first[n - 1 :]]) if from_diagonal else first[1:]
     return jnp.sum((last[-2::-1] + away) / k) / (n - 1)
-
-
-def _moments(u: Array, g: Array) -> tuple[Array, Array]:
-    """Mean and variance over the samples of each element of u_a g_a^T + g_a u_a^T."""
-    samples = u.shape[0]
-    mean = (u.T @ g + g.T @ u) / samples
-    # (u_i g_j + g_i u_j)^2 = u_i^2 g_j^2 + g_i^2 u_j^2 + 2 (u_i g_i)(u_j g_j): three products, no loop over samples.
-    u2, g2, ug = u**2, g**2, u * g
-    return mean, (u2.T @ g2 + g2.T @ u2 + 2 * (ug.T @ ug)) / samples - mean**2

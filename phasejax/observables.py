@@ -11,8 +11,8 @@ from jax import Array
 
 from phasejax.activations import activation
 from phasejax.experiment import Network, refuse
-from phasejax.level_dynamics import READINGS, LevelDynamics, level_dynamics, sample_gradients
-from phasejax.linalg import singular_values
+from phasejax.level_dynamics import READINGS, LevelDynamics, Samples, level_dynamics, on_samples
+from phasejax.linalg import left_singular
 from phasejax.network import features, loss, output
 from phasejax.task import Task, start
 
@@ -80,6 +80,8 @@ class Student(NamedTuple):
     """Norm of the mean batch gradient over the window, while W moves; NaN likewise."""
     diverged_step: Array
     """int32, -1 if it never diverged."""
+    eigenvalues: tuple[Array, ...]
+    """Of X = W W^T, ascending, (n_l,), one a trained layer."""
     dynamics: tuple[LevelDynamics | None, ...]
     """Drift and noise of the level spacing on the test inputs, one a trained layer; None for a layer of a single node."""
     learning_rate: Array
@@ -96,38 +98,37 @@ def student_layers(network: Network, task: Task, trained: Sequence[Array]) -> tu
 def view(network: Network, state: "State", task: Task, learning_rate: Array, sigma_w: Array, step: Array,
          window: Array) -> Student:  # fmt: skip
     """One student as observables see it, from its slice of the State; `window` is the number of updates since the mark."""
-    phi = activation(network.activation)
 
-    def on_test_inputs(layers: Sequence[Array]) -> Array:
-        return features(layers[:-1], task.test_features, phi)
+    def on_test_inputs(layers: Sequence[Array]) -> Samples:
+        return on_samples(network, layers, task.test_features, task.test_targets)
 
-    def dynamics(layer: int, w: Array) -> LevelDynamics | None:
-        if w.shape[0] < 2:
-            return None
+    def dynamics(layer: int, basis: Array) -> LevelDynamics | None:
         position = layer - network.trainable[0]
-        return level_dynamics(w, *sample_gradients(network, layers, position, task.test_features, task.test_targets))
+        return level_dynamics(basis, now.u[position], now.g[position]) if len(basis) > 1 else None
 
     layers = student_layers(network, task, state.weights)
     initial = student_layers(network, task, start(network, task, sigma_w))
-    last_features = on_test_inputs(layers)
+    now = on_test_inputs(layers)
+    values, bases = zip(*map(left_singular, state.weights), strict=True)
     # Multiplied by, not divided by: whether XLA turns a division into this depends on how many seeds there are.
     per_update = 1 / jnp.where(window > 0, window, jnp.nan).astype(learning_rate.dtype)
     per_rate = 1 / learning_rate
     # Plain SGD moves W by the learning rate times the gradients' sum, so their mean need not be added up on the way.
     displacement = tuple((mark - w) * per_rate for mark, w in zip(state.mark, state.weights, strict=True))
-    outputs = output(layers[-1], last_features)
+    outputs = now.u[-1].T
     # A student may end the last update with weights that no batch has seen yet.
     finite = jnp.stack([jnp.isfinite(part).all() for part in (*state.weights, outputs)]).all()
     return Student(
         layers=layers,
         trained=state.weights,
-        features=last_features,
-        initial_features=on_test_inputs(initial),
+        features=now.features.T,
+        initial_features=on_test_inputs(initial).features.T,
         outputs=outputs,
         train_loss=state.loss_sum * per_update,
         gradient_norm=frobenius(state.gradient_sum or displacement) * per_update,
         diverged_step=jnp.where((state.diverged_step < 0) & ~finite, step, state.diverged_step),
-        dynamics=tuple(dynamics(layer, w) for layer, w in zip(network.trainable, state.weights, strict=True)),
+        eigenvalues=tuple(value**2 for value in values),
+        dynamics=tuple(map(dynamics, network.trainable, bases)),
         learning_rate=learning_rate,
         sigma_w=sigma_w,
         step=step,
@@ -154,10 +155,7 @@ def eigenvalues(w: Array) -> Array:
 
     They are the squares of the singular values of W, which keeps the small ones accurate and none negative.
     """
-    n_out, n_in = w.shape
-    squares = singular_values(w)[::-1] ** 2
-    # Times the smallest, so that what is not finite stays so.
-    return jnp.concatenate([0 * jnp.repeat(squares[:1], max(0, n_out - n_in)), squares])
+    return left_singular(w)[0] ** 2
 
 
 # Bin centres of the feature density on [-1, 1]; an odd number, so that one bin is centred at 0.
@@ -170,7 +168,7 @@ def feature_density(student: Student, task: Task) -> Array:
     phi = student.features.ravel()
     bins = jnp.floor((phi + 1) * (_BINS / 2)).astype(jnp.int32)
     bins = jnp.where((bins == _BINS) & (phi <= 1), _BINS - 1, bins)  # the last bin is closed, and 1 - ulp rounds up
-    counts = jnp.sum(bins[:, None] == jnp.arange(_BINS)[None], axis=0)
+    counts = jnp.zeros(_BINS, jnp.int32).at[jnp.where(bins < 0, _BINS, bins)].add(1, mode="drop")
     return counts.astype(phi.dtype) * (_BINS / 2 / phi.size)
 
 
@@ -256,7 +254,7 @@ def combine(standard: Sequence[Observable], own: Sequence[Observable]) -> tuple[
 def _of_layer(k: int, layer: int, suffix: str) -> tuple[Observable, ...]:
     level, w = f"level{suffix}", f"W^({layer})"
     return (
-        Observable(f"eigenvalues{suffix}", lambda s, t: eigenvalues(s.trained[k]),
+        Observable(f"eigenvalues{suffix}", lambda s, t: s.eigenvalues[k],
                    f"eigenvalues of W W^T, W = {w}, ascending", (level,), equation="4.1"),
         Observable(f"target_eigenvalues{suffix}", lambda t: eigenvalues(t.teacher[layer - 1]),
                    f"eigenvalues of W W^T of the teacher, W = {w}, ascending", (level,), equation="4.1", when="once"),

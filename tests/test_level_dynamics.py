@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from phasejax import Network
-from phasejax.level_dynamics import READINGS, coulomb, level_dynamics, sample_gradients
+from phasejax.level_dynamics import READINGS, coulomb, level_dynamics, on_samples
+from phasejax.linalg import left_singular
 
 
 def student(seed, n0=5, n1=7, n2=4, samples=60):
@@ -40,12 +41,13 @@ def test_gradients_of_every_layer_by_finite_differences():
             return 0.5 * jnp.sum((h @ layers[-1].T - y) ** 2)
 
         exact = jax.grad(loss)([jnp.asarray(w) for w in layers])
+        samples = on_samples(network, [jnp.asarray(w) for w in layers], jnp.asarray(x), jnp.asarray(y))
         inputs = x
-        for k, w in enumerate(layers):
-            u, g = sample_gradients(network, layers, k, jnp.asarray(x), jnp.asarray(y))
-            np.testing.assert_allclose(u, inputs @ w.T, rtol=1e-12)
-            np.testing.assert_allclose(g.T @ inputs, exact[k], rtol=1e-10)
-            inputs = np.array(jax.nn.gelu(inputs @ w.T, approximate=False))
+        for w, u, g, gradient in zip(layers, samples.u, samples.g, exact, strict=True):
+            np.testing.assert_allclose(u.T, inputs @ w.T, rtol=1e-12)
+            np.testing.assert_allclose(g @ inputs, gradient, rtol=1e-10)
+            last, inputs = inputs, np.array(jax.nn.gelu(inputs @ w.T, approximate=False))
+        np.testing.assert_allclose(samples.features.T, last, rtol=1e-12)
 
 
 def test_coefficients_against_sums_over_samples():
@@ -56,6 +58,8 @@ def test_coefficients_against_sums_over_samples():
     k_matrix, element_wise = -deltas.mean(0), deltas.var(0)
     k_values, by_drift = np.linalg.eigh(k_matrix)
     _, by_x = np.linalg.eigh(w @ w.T)
+    for basis in (by_drift, by_x):  # the sign that is agreed on; n is even
+        basis *= np.sign(basis[:-1]).prod(0)
 
     def rotated_variance(basis):
         return np.array([basis.T @ d @ basis for d in deltas]).var(0)
@@ -68,7 +72,8 @@ def test_coefficients_against_sums_over_samples():
         "released": (along_x, by_x.T @ element_wise @ by_x, abs(along_x[-1]) - abs(along_x[0])),
     }
     with jax.enable_x64(True):
-        found = level_dynamics(jnp.asarray(w), *sample_gradients(Network(), [w, w3], 0, jnp.asarray(phi1), jnp.asarray(y)))
+        samples = on_samples(Network(), [jnp.asarray(w), jnp.asarray(w3)], jnp.asarray(phi1), jnp.asarray(y))
+        found = level_dynamics(left_singular(jnp.asarray(w))[1], samples.u[0], samples.g[0])
     for position, reading in enumerate(READINGS):
         k, v, restoring = expected[reading]
         v_s = 2 * v[n - 1, 0] / (n - 1) ** 2  # Eq B.7 as printed, indices from 0
@@ -132,5 +137,5 @@ def test_eigenvalues_move_as_drift_noise_and_repulsion_say():
 
 def test_students_that_are_not_finite_have_no_dynamics():
     w = jnp.ones((4, 7)).at[0, 0].set(jnp.nan)
-    found = level_dynamics(w, jnp.ones((6, 4)), jnp.full((6, 4), jnp.nan))
+    found = level_dynamics(left_singular(w)[1], jnp.ones((4, 6)), jnp.full((4, 6), jnp.nan))
     assert all(bool(jnp.isnan(part).all()) for part in found)

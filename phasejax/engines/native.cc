@@ -1,52 +1,16 @@
 // SGD on an ensemble of tanh students, one student per vector lane; called from JAX through jax.ffi.
 //
-// Compiled for one network shape by native.py, which defines
-//   REAL (float or double), N1 (features), N2 (hidden units), BATCH (examples in one step).
+// Compiled behind lanes.h for one network shape by native.py, which defines
+//   N1 (features), N2 (hidden units), BATCH (examples in one step).
 //
 // Every loop below works on a whole vector of students and nothing ever crosses lanes, so what a student does depends,
 // to the bit, neither on its neighbours, nor on how many there are, nor on how its steps are cut into calls.
 
-#include <algorithm>
-#include <array>
-#include <cfenv>
-#include <cstdint>
-#include <initializer_list>
-#include <memory>
-#include <string>
-#include <type_traits>
-
-#include "xla/ffi/api/ffi.h"
-
 namespace {
 
-namespace ffi = xla::ffi;
-
-using Real = REAL;
-using Int = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
-
-#if defined(__AVX512F__)
-constexpr int VECTOR_BYTES = 64, REGISTERS = 32;
-#elif defined(__AVX__)
-constexpr int VECTOR_BYTES = 32, REGISTERS = 16;
-#elif defined(__aarch64__)
-constexpr int VECTOR_BYTES = 16, REGISTERS = 32;
-#else
-constexpr int VECTOR_BYTES = 16, REGISTERS = 16;
-#endif
 // A tile of TILE_ROWS hidden units x TILE_BATCH examples stays in half of the vector registers.
 constexpr int TILE_BATCH = 4, TILE_ROWS = REGISTERS / 2 / TILE_BATCH;
-constexpr int LANES = VECTOR_BYTES / sizeof(Real);
-
-typedef Real Vec __attribute__((vector_size(VECTOR_BYTES)));
-typedef Int VecInt __attribute__((vector_size(VECTOR_BYTES)));
-
 constexpr int SIZE = N2 * N1;  // weights of a student
-
-#define INLINE inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
-// Subtracting +0 changes no number, not even -0, so this compiles to a bare broadcast (adding 0 would not).
-INLINE Vec splat(Real x) { return x - Vec{}; }
 
 // Minimax coefficients of (tanh(r) - r) / r^3 in powers of r^2, for |r| <= log(2) / 4.
 constexpr std::array<float, 3> tanh_series(float) {
@@ -149,15 +113,8 @@ INLINE Vec sgd_step(Block& block, const Real* phi, const Real* targets, const Re
   return loss * (Real(0.5) / BATCH);
 }
 
-// The caller's thread may flush denormals to zero; the arithmetic here is IEEE's, whoever calls.
-struct DefaultFloatingPoint {
-  std::fenv_t caller;
-  DefaultFloatingPoint() { std::fegetenv(&caller), std::fesetenv(FE_DFL_ENV); }
-  ~DefaultFloatingPoint() { std::fesetenv(&caller); }
-};
-
 template <int RANK>
-using Reals = ffi::Buffer<sizeof(Real) == 4 ? ffi::F32 : ffi::F64, RANK>;
+using Reals = ffi::Buffer<TYPE, RANK>;
 template <int RANK>
 using Ints = ffi::Buffer<ffi::S32, RANK>;
 
@@ -224,7 +181,7 @@ ffi::Error advance(Reals<4> weights, Reals<2> loss_sum, Ints<2> diverged_step, R
 
 // clang-format off
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    phasejax_advance, advance,
+    phasejax_kernel, advance,
     ffi::Ffi::Bind()
         .Arg<Reals<4>>().Arg<Reals<2>>().Arg<Ints<2>>()   // weights, loss_sum, diverged_step
         .Arg<Reals<4>>().Arg<Reals<3>>().Arg<Reals<2>>()  // features, targets, readout

@@ -1,0 +1,109 @@
+"""C++ kernels for CPUs, compiled on first use by a compiler found on the machine, and registered with `jax.ffi`.
+
+The libraries go to the user's cache, each under a name that says what it was made from and for.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import importlib.resources
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+
+import jax
+
+# No -ffast-math: the kernels rely on NaN, infinities and denormals behaving.
+FLAGS = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+
+
+class BuildError(RuntimeError):
+    """The kernel did not compile; carries the first lines of the compiler's message."""
+
+
+def _compiler() -> list[str] | None:
+    """The command of a C++ compiler: $CXX, else the first of the usual names found on PATH."""
+    commands = (shlex.split(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"))
+    return next((command for command in commands if command and shutil.which(command[0])), None)
+
+
+def _run(command: list[str], source: bytes = b"") -> bytes:
+    """What a compiler, given its source on standard input, prints."""
+    try:
+        return subprocess.run(command, input=source, capture_output=True, check=True).stdout
+    except OSError as error:
+        raise BuildError(f"{command[0]} could not be run: {error}") from error
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").splitlines()[:20]
+        raise BuildError("\n".join([f"{shlex.join(command)} failed:", *lines])) from None
+
+
+@functools.cache
+def _toolchain() -> tuple[list[str], bytes]:
+    """The compile command for this CPU, and the macros it predefines: compiler version and CPU features."""
+    compiler = _compiler()
+    if compiler is None:
+        raise BuildError("no C++ compiler was found (set CXX, or put c++, g++ or clang++ on PATH)")
+    include = f"-I{jax.ffi.include_dir()}"
+    try:
+        command = [*compiler, "-march=native", *FLAGS, include]
+        return command, _run([*command, "-dM", "-E", "-x", "c++", "-"])
+    except BuildError:  # clang on ARM has long known only this spelling
+        command = [*compiler, "-mcpu=native", *FLAGS, include]
+        return command, _run([*command, "-dM", "-E", "-x", "c++", "-"])
+
+
+@functools.cache
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="phasejax-")  # held by the cache until the process ends
+
+
+def _folder() -> pathlib.Path:
+    """The user's cache folder, or a private one where that cannot be written."""
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "phasejax"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    return pathlib.Path(_private_folder().name)
+
+
+@functools.cache
+def target(source: str, precision: str, **sizes: int) -> str:
+    """The FFI target of a kernel, built, or found in the cache, and registered.
+
+    Args:
+        source: its file in this package, which follows `lanes.h`.
+        precision: "float32" or "float64", the kernel's REAL.
+        sizes: macros, fixed when it is compiled.
+
+    Raises:
+        BuildError: there is no compiler, or the kernel does not compile.
+    """
+    real = {"float32": "float", "float64": "double"}[precision]
+    package = importlib.resources.files("phasejax")
+    text = b"\n".join(package.joinpath(file).read_bytes() for file in ("lanes.h", source))
+    command, macros = _toolchain()
+    command = [*command, *(f"-D{name}={size}" for name, size in sizes.items()), f"-DREAL={real}"]
+    key = "\0".join([*command, platform.machine(), platform.processor(), importlib.metadata.version("jaxlib")]).encode()
+    words = [pathlib.PurePath(source).stem, *map(str, sizes.values()), real]
+    name = "-".join([*words, hashlib.sha256(text + macros + key).hexdigest()[:32]])
+    library = _folder() / f"{name}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=library.parent) as building:
+            built = pathlib.Path(building) / library.name
+            _run([*command, "-x", "c++", "-", "-o", str(built)], text)
+            os.replace(built, library)  # whole or absent, whoever else is building it
+    try:
+        kernel = ctypes.CDLL(str(library)).phasejax_kernel
+    except (OSError, AttributeError) as error:
+        library.unlink(missing_ok=True)  # cut short by a power cut, say: made again next time
+        raise BuildError(f"{library} could not be loaded: {error}") from None
+    jax.ffi.register_ffi_target(f"phasejax-{name}", jax.ffi.pycapsule(kernel), platform="cpu")
+    return f"phasejax-{name}"
