@@ -1,9 +1,19 @@
 """Two CPU devices, strict shapes, and small experiments that train in a moment."""
 
 import dataclasses
+import os
+import shutil
+import tempfile
 
-import jax
-import pytest
+# What one process compiles the others find: the workers, and the processes that tests start, inherit this.
+OWNER = "JAX_COMPILATION_CACHE_DIR" not in os.environ
+if OWNER:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="phasejax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -22,6 +32,11 @@ def small(**parts: object) -> Experiment:
         "schedule": Schedule(steps=60),
     }
     return dataclasses.replace(Experiment(), **(defaults | parts))
+
+
+def pytest_sessionfinish():
+    if OWNER:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
