@@ -181,13 +181,15 @@ def _values(path: Path, variable: netCDF4.Variable, *where: Any) -> np.ndarray:
 def _create_like(
     path: Path, model: netCDF4.Dataset, sizes: Mapping[str, int], attributes: Mapping[str, str]
 ) -> netCDF4.Dataset:
-    """A compressed file with the dimensions, in other sizes, and the variables of another, still to be filled."""
+    """A file with the dimensions, in other sizes, and the variables of another, still to be filled, most compressed."""
     nc = netCDF4.Dataset(path, "w", format="NETCDF4")
     for name, dimension in model.dimensions.items():
         nc.createDimension(name, sizes.get(name, len(dimension)))
     for name, variable in model.variables.items():
         described = {key: variable.getncattr(key) for key in variable.ncattrs()}
-        _variable(nc, name, variable.dtype, variable.dimensions, described, "zlib")
+        # Weights get a tenth smaller for two thirds of the time.
+        compression = None if STEP_AXES["decades"] in variable.dimensions else "zlib"
+        _variable(nc, name, variable.dtype, variable.dimensions, described, compression)
     nc.setncatts({**attributes, "coordinates": model.getncattr("coordinates")})
     return nc
 
