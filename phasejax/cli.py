@@ -388,7 +388,9 @@ def _one_sentence() -> Any:
         # Importing the store costs xarray's import time, so it is done only where something has gone wrong already.
         from phasejax.store import StoreError
 
-        if not isinstance(refusal, StoreError):
+        if isinstance(refusal, OSError) and refusal.filename:
+            refusal = f"{refusal.filename} cannot be used: {refusal.strerror}."
+        elif not isinstance(refusal, StoreError):
             raise
         print(refusal, file=sys.stderr)
         sys.exit(2)

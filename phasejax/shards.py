@@ -165,7 +165,8 @@ def merge(out: str | Path) -> Path:
     """
     folder, file = paths(out)
     if file.exists():
-        raise StoreError(f"{file} is there already.")
+        left = f": --resume {folder} removes the slabs it was made of" if store.slabs(folder) else ""
+        raise StoreError(f"{file} is there already{left}.")
     experiment = store.read_experiment(out)
     begun = store.slabs(folder)
     if not begun:

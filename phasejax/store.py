@@ -471,12 +471,13 @@ def atomically(path: Path, run: Path, space: int = 0, unique: str = "") -> Itera
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except (OSError, RuntimeError) as error:  # netCDF4 has its own words for a full disk
-        free = size(shutil.disk_usage(existing_parent(path)).free)
-        needs = f"the run takes up to {size(space)} in all and {free} are" if space else f"{free} are"
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(existing_parent(path)).free
+        # On a full disk netCDF4 speaks of permissions, or of HDF5.
+        reason = "the disk is full" if free < 2**20 else getattr(error, "strerror", None) or error
+        needs = f"the run takes up to {size(space)} in all and {size(free)} are" if space else f"{size(free)} are"
         raise StoreError(
-            f"{path} could not be written ({getattr(error, 'strerror', None) or error}): {needs} free; "
-            f"--resume {run} goes on once there is space."
+            f"{path} could not be written ({reason}): {needs} free; --resume {run} goes on once there is space."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
