@@ -11,8 +11,10 @@ import io
 import math
 import os
 import re
+import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,6 +115,8 @@ def run(argv: Sequence[str]) -> NoReturn:
 
         shard = shards.read_shard(options.shard) if options.shard else None
         if not shards.plan(out, options.experiment, shard, options.resume is not None, options.overwrite):
+            if not shard:
+                shards.finish(out, whole=True).close()
             what = "its share of the seeds" if shard else store.paths(out)[1]
             print(f"{what} is finished already.")
             sys.exit(0)
@@ -136,6 +140,8 @@ def status(argv: Sequence[str]) -> NoReturn:
         lacking = set(experiment.seed_labels).difference(*(store.progress(part).experiment.seed_labels for part in parts))
         if lacking:
             print(f"{len(lacking)} of {experiment.grid.seeds} seeds have not been begun.")
+        elif not file.exists() and all(store.progress(part).finished for part in parts):
+            print(f"All are finished: python -m phasejax merge {shlex.quote(str(folder))} makes one file of them.")
     sys.exit(0)
 
 
@@ -173,15 +179,7 @@ def _train(options: Run, out: Path, shard: Any, devices: Sequence[Any], until: f
     from phasejax.simulation import Interrupted, simulate
     from phasejax.store import paths
 
-    received: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        # The call in flight is finished and a checkpoint written; asking a second time ends the process at once.
-        received.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note)
+    received = _signals()
     started = time.monotonic()
     folder, file = paths(out)
     try:
@@ -192,19 +190,40 @@ def _train(options: Run, out: Path, shard: Any, devices: Sequence[Any], until: f
         )  # fmt: skip
     except Interrupted as stop:
         how = "Interrupted" if received else "Out of time"
-        again = f"--resume {folder}" + (f" --shard {shard.index}/{shard.count}" if shard else "")
+        again = f"--resume {shlex.quote(str(folder))}" + (f" --shard {shard.index}/{shard.count}" if shard else "")
+        for name, given in (("engine", options.engine), ("device", options.device)):
+            again += f" --{name} {given}" if given != "auto" else ""
         print(f"{how}, {stop}: {again} goes on from there.", file=sys.stderr)
         sys.exit(128 + received[0] if received else _TIMED_OUT)
     seconds, experiment = time.monotonic() - started, options.experiment
     if shard:
         print(f"Wrote the slab of shard {shard.index}/{shard.count} in {seconds:.0f} s. Once all are finished, "
-              f"python -m phasejax merge {folder} makes one file of them.")  # fmt: skip
+              f"python -m phasejax merge {shlex.quote(str(folder))} makes one file of them.")  # fmt: skip
         return
     print(
         f"Wrote {file} ({file.stat().st_size / 1e6:.0f} MB): {dataset.sizes['step']} records of {experiment.students:,} "
         f"students up to step {experiment.schedule.steps:,}, in {seconds:.0f} s with engine {dataset.attrs['engine']}. "
         f'Open it with xarray.open_dataset("{file}").'
     )
+
+
+def _signals() -> list[int]:
+    """A list to which SIGINT or SIGTERM is added when it comes; a second one ends the process at once."""
+    received: list[int] = []
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def listen() -> None:
+        received.append(os.read(reading, 1)[0])
+        print("Ending the call in flight and writing a checkpoint; a second signal ends at once.", file=sys.stderr)
+        os._exit(128 + os.read(reading, 1)[0])
+
+    # A thread, because a handler would not be called before the compiled function that is running returns.
+    signal.set_wakeup_fd(writing)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=listen, daemon=True).start()
+    return received
 
 
 def _so_far(part: Any) -> str:
@@ -362,6 +381,8 @@ def _one_sentence() -> Any:
     """Turn a refusal into its sentence on standard error and exit code 2."""
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ExperimentError as refusal:
         print(refusal, file=sys.stderr)
         sys.exit(2)
@@ -370,7 +391,9 @@ def _one_sentence() -> Any:
         from phasejax.records import RunError
         from phasejax.store import StoreError
 
-        if not isinstance(refusal, (RunError, StoreError)):
+        if isinstance(refusal, OSError) and refusal.filename:
+            refusal = f"{refusal.filename} cannot be used: {refusal.strerror}."
+        elif not isinstance(refusal, (RunError, StoreError)):
             raise
         print(refusal, file=sys.stderr)
         sys.exit(2)

@@ -161,7 +161,10 @@ def _read(path: Path) -> Iterator[netCDF4.Dataset]:
         nc.set_auto_mask(False)
         for variable in nc.variables.values():
             _forget(variable)
-        yield nc
+        try:
+            yield nc
+        except (KeyError, IndexError, AttributeError):
+            raise DamagedError(f"{path} is damaged: it is not a file of records") from None
 
 
 def _forget(variable: netCDF4.Variable) -> None:

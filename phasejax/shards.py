@@ -102,12 +102,15 @@ def plan(
     if not shard and not (resume and begun):
         store.check(out, experiment, resume, overwrite)
         return [] if resume and file.exists() else [Piece(folder, experiment)]
+    if file.exists() and not resume:
+        raise StoreError(f"{file} exists already: delete it, or choose another --out.")
     # The slabs share the run's folder, so for a slab what the folder holds already has to be this run.
-    store.check(out, experiment, resume or not file.exists(), overwrite and not folder.exists())
+    store.check(out, experiment, resume=True)
     if file.exists():
         return []
-    if writer := store.owner(folder):
-        raise StoreError(f"{folder} is being written by {writer}; wait for it or choose another --out.")
+    for other, path in begun.items():
+        if set(other) & set(labels):
+            store.refuse_if_written(path)
     if store.has_states(folder):
         begun[experiment.seed_labels] = folder
     if not resume:
@@ -119,6 +122,8 @@ def plan(
                 )
         store.check(own.out, own.experiment, False, overwrite)
         return [own]
+    # One that was killed before its first state has nothing to go on from.
+    begun = {slab: path for slab, path in begun.items() if store.has_states(path) or paths(path)[1].exists()}
     pieces = []
     for slab, of_slab in itertools.groupby(labels, lambda label: _smallest(begun, label)):
         found = list(of_slab)
@@ -143,7 +148,9 @@ def finish(out: str | Path, whole: bool) -> xr.Dataset:
     if whole and not file.exists():
         merge(out)
     elif whole and not store.owner(folder):
-        store.discard(folder)  # left by a process that died when the file was whole
+        # Left by a process that died when the file was whole.
+        store.discard_slabs(folder)
+        store.discard(folder)
     return store.open_run(out)
 
 
@@ -158,30 +165,33 @@ def merge(out: str | Path) -> Path:
     """
     folder, file = paths(out)
     if file.exists():
-        raise StoreError(f"{file} is there already.")
+        left = f": --resume {folder} removes the slabs it was made of" if store.slabs(folder) else ""
+        raise StoreError(f"{file} is there already{left}.")
     experiment = store.read_experiment(out)
     begun = store.slabs(folder)
     if not begun:
         raise StoreError(f"{folder} was not cut into slabs: --resume {folder} goes on with it.")
-    finished = {labels: paths(slab)[1] for labels, slab in begun.items() if paths(slab)[1].exists()}
-    _tile(experiment, folder, finished)
-    attributes = [_attributes(experiment, labels, path) for labels, path in finished.items()]
-    for path, found in zip(finished.values(), attributes, strict=True):
-        for name in _SAME:
-            if found.get(name) != attributes[0].get(name):
-                raise StoreError(
-                    f"{path} was made with {name.replace('_', ' ')} {found.get(name)}, and {next(iter(finished.values()))} "
-                    f"with {attributes[0].get(name)}: delete one of them, and --resume {folder} trains it again."
-                )
-    joined = {name: "\n".join(dict.fromkeys(found[name] for found in attributes)) for name in attributes[0]}
-    joined["experiment"], joined["created"] = experiment.to_toml(), max(found["created"] for found in attributes)
-    try:
-        with store.atomically(file, folder) as temporary:
-            netcdf.merge(list(finished.values()), temporary, joined)
-    except DamagedError as error:
-        raise StoreError(f"{error}: delete it, and --resume {folder} trains it again.") from None
-    store.discard_slabs(folder)
-    store.discard(folder)
+    with store.held(folder):
+        finished = {labels: paths(slab)[1] for labels, slab in begun.items() if paths(slab)[1].exists()}
+        _tile(experiment, folder, finished)
+        attributes = [_attributes(experiment, labels, path) for labels, path in finished.items()]
+        first = next(iter(finished.values()))
+        for path, found in zip(finished.values(), attributes, strict=True):
+            for name in _SAME:
+                if found.get(name) != attributes[0].get(name):
+                    raise StoreError(
+                        f"{path} was made with {name.replace('_', ' ')} {found.get(name)}, and {first} with "
+                        f"{attributes[0].get(name)}: delete one of them, and --resume {folder} trains it again."
+                    )
+        joined = {name: "\n".join(dict.fromkeys(found[name] for found in attributes)) for name in attributes[0]}
+        joined["experiment"], joined["created"] = experiment.to_toml(), max(found["created"] for found in attributes)
+        try:
+            with store.atomically(file, folder) as temporary:
+                netcdf.merge(list(finished.values()), temporary, joined)
+        except DamagedError as error:
+            raise StoreError(f"{error}: delete it, and --resume {folder} trains it again.") from None
+        store.discard_slabs(folder)
+        store.discard(folder)
     return file
 
 

@@ -97,6 +97,8 @@ def simulate(
         print(f"engine {chosen.name} on {device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr)
     with jax.enable_x64(experiment.precision == "float64"), jax.default_matmul_precision(MATMUL_PRECISION):
         for piece in pieces:
+            if resume and paths(piece.out)[1].exists():
+                continue  # by another process, while this one trained the pieces before
             ensemble = build(piece.experiment, chosen.advance, every, chosen_devices)
             space = _space(piece.experiment, *ensemble.check(piece.experiment, every))
             if piece.out != folder:

@@ -107,31 +107,23 @@ class Store:
         self._space = space
         check(out, experiment, resume, overwrite)
         self._require(overwrite)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / "lock", "a+")  # noqa: SIM115 (held until close)
-        except OSError as error:
-            raise StoreError(f"{self.folder} cannot be written to: {error.strerror}.") from None
-        try:
-            self.left_by = _take(self._lock, self.folder)
+        _make(self.folder)
+        with contextlib.ExitStack() as until_closed:
+            self.left_by = until_closed.enter_context(held(self.folder))
             """Who held the lock last, if it died without giving it back."""
-        except StoreError:
-            self._lock.close()
-            raise
-        if overwrite:
-            discard_slabs(self.folder)
-            self.file.unlink(missing_ok=True)
-        if not resume:
-            for old in _own_files(self.folder):
-                old.unlink()
-        keep_experiment(self.folder, experiment)
+            if overwrite:
+                discard_slabs(self.folder)
+                self.file.unlink(missing_ok=True)
+            if not resume:
+                for old in _own_files(self.folder):
+                    old.unlink()
+            keep_experiment(self.folder, experiment)
+            self._lock = until_closed.pop_all()
 
     def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._lock.truncate(0)
         self._lock.close()
 
     def _identity_of(self, experiment: Experiment) -> str:
@@ -166,6 +158,7 @@ class Store:
     def _save(self, checkpoint: Checkpoint) -> None:
         header = {
             "identity": self._identity,
+            "engine": self._attributes.get("engine"),
             "step": checkpoint.step,
             "marked_step": checkpoint.marked_step,
             "speed": checkpoint.speed,
@@ -187,9 +180,8 @@ class Store:
         """
         folder, _ = paths(whole)
         experiment = read_experiment(whole)
-        with open(folder / "lock", "a+") as lock:
-            # Several processes may take their seeds from one run at the same time.
-            _take(lock, folder, fcntl.LOCK_SH)
+        # Several processes may take their seeds from one run at the same time.
+        with held(folder, fcntl.LOCK_SH):
             checkpoint = self._newest(folder, self._identity_of(experiment))
             if checkpoint is None:
                 return
@@ -200,7 +192,7 @@ class Store:
                 with atomically(self.folder / f"records-{checkpoint.step}.nc", self.folder, self._space) as temporary:
                     netcdf.concatenate(segments, temporary, {}, seeds)
             except DamagedError as error:
-                raise StoreError(f"{error}; --overwrite starts anew.") from None
+                raise StoreError(f"{error}: delete the states in {folder}, and --resume trains these seeds anew.") from None
         self._save(checkpoint._replace(leaves=[leaf[seeds] for leaf in checkpoint.leaves], speed=0.0))
 
     def consolidate(self) -> Path:
@@ -237,8 +229,7 @@ class Store:
                 path.unlink()
         return checkpoint
 
-    @staticmethod
-    def _newest(folder: Path, identity: str) -> Checkpoint | None:
+    def _newest(self, folder: Path, identity: str) -> Checkpoint | None:
         for _, path in _states(folder):
             try:
                 with np.load(path, allow_pickle=False) as arrays:
@@ -250,6 +241,9 @@ class Store:
             if not whole:
                 continue
             if header["identity"] != identity:
+                if (engine := header.get("engine")) != self._attributes.get("engine"):
+                    raise StoreError(f"{folder} was begun with engine {engine}: --engine {engine} goes on with it, "
+                                     "--overwrite starts anew.")  # fmt: skip
                 raise StoreError(f"{folder} was begun with another version, engine or set of observables: --overwrite "
                                  "starts anew.")  # fmt: skip
             return Checkpoint(header["step"], header["marked_step"], leaves)
@@ -259,6 +253,7 @@ class Store:
 def check(out: str | Path, experiment: Experiment, resume: bool = False, overwrite: bool = False) -> None:
     """Raise `StoreError` if a run could not write to `out`; touches nothing."""
     folder, file = paths(out)
+    refuse_if_written(folder)
     started = (folder / "experiment.toml").exists()
     if (
         folder.exists()
@@ -270,7 +265,7 @@ def check(out: str | Path, experiment: Experiment, resume: bool = False, overwri
         there = file if file.exists() else folder
         raise StoreError(f"{there} exists already: --resume {folder} goes on with it, --overwrite starts anew.")
     if resume and (file.exists() or started) and read_experiment(out) != experiment:
-        raise StoreError(f"{folder} holds another experiment: its settings cannot be changed by --resume.")
+        raise StoreError(f"{folder} holds another experiment, whose settings cannot be changed: choose another --out.")
     parent = existing_parent(folder)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise StoreError(f"{folder} cannot be written to: {parent} is not a folder one may write in.")
@@ -278,11 +273,9 @@ def check(out: str | Path, experiment: Experiment, resume: bool = False, overwri
 
 def keep_experiment(folder: Path, experiment: Experiment) -> None:
     """Write what is run into a run's folder, which is made if needed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be written to: {error.strerror}.") from None
-    with atomically(folder / "experiment.toml", folder) as temporary:
+    _make(folder)
+    # A name of its own: several processes may write the experiment of a run they share.
+    with atomically(folder / "experiment.toml", folder, unique=f".{uuid.uuid4().hex[:8]}") as temporary:
         temporary.write_text(experiment.to_toml(), "utf-8")
 
 
@@ -447,7 +440,7 @@ def slabs(folder: Path) -> dict[range, Path]:
 def owner(folder: Path) -> str:
     """The process that is writing a run, as words; empty if none is."""
     try:
-        with open(folder / "lock") as lock:
+        with open(folder / "lock", errors="replace") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -455,6 +448,12 @@ def owner(folder: Path) -> str:
     except OSError:
         pass
     return ""
+
+
+def refuse_if_written(folder: Path) -> None:
+    """Raise `StoreError` if a process is writing a run."""
+    if writer := owner(folder):
+        raise StoreError(f"{folder} is being written by {writer}; wait for it or choose another --out.")
 
 
 def discard(folder: Path) -> None:
@@ -472,38 +471,39 @@ def discard_slabs(folder: Path) -> None:
         StoreError: one is being written.
     """
     for slab in slabs(folder).values():
-        if writing := owner(slab):
-            raise StoreError(f"{slab} is being written by {writing}; wait for it.")
+        refuse_if_written(slab)
     for slab in slabs(folder).values():
         paths(slab)[1].unlink(missing_ok=True)
         discard(slab)
 
 
 @contextlib.contextmanager
-def atomically(path: Path, run: Path, space: int = 0) -> Iterator[Path]:
+def atomically(path: Path, run: Path, space: int = 0, unique: str = "") -> Iterator[Path]:
     """Give a temporary name to write under; it becomes `path` whole and synced to disk, or not at all.
 
     Args:
         path: the file.
         run: the folder of the run it belongs to.
         space: bytes the whole run takes, if known.
+        unique: in the temporary name, where processes may write the same file at the same time; without it what a killed
+            process left is written over.
 
     Raises:
         StoreError: the disk does not take it.
     """
-    # A name of its own: several processes may write the experiment of a run they share.
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f"{path.name}{unique}.tmp")
     try:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except (OSError, RuntimeError) as error:  # netCDF4 has its own words for a full disk
-        free = size(shutil.disk_usage(existing_parent(path)).free)
-        needs = f"the run takes up to {size(space)} in all and {free} are" if space else f"{free} are"
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(existing_parent(path)).free
+        # On a full disk netCDF4 speaks of permissions, or of HDF5.
+        reason = "the disk is full" if free < 2**20 else getattr(error, "strerror", None) or error
+        needs = f"the run takes up to {size(space)} in all and {size(free)} are" if space else f"{size(free)} are"
         raise StoreError(
-            f"{path} could not be written ({getattr(error, 'strerror', None) or error}): {needs} free; "
-            f"--resume {run} goes on once there is space."
+            f"{path} could not be written ({reason}): {needs} free; --resume {run} goes on once there is space."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -519,12 +519,32 @@ def size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _take(lock: IO[str], folder: Path, how: int = fcntl.LOCK_EX) -> str:
+@contextlib.contextmanager
+def held(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[str]:
     """Lock a run's folder for writing (exclusive), or against writing (shared).
 
-    Returns:
+    Yields:
         Who held it for writing before and died; empty if it was given back.
+
+    Raises:
+        StoreError: another process is writing there, or the folder cannot be locked.
     """
+    try:
+        lock = open(folder / "lock", "a+", errors="replace")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written to: {error.strerror}.") from None
+    with lock:
+        before = _take(lock, folder, how)
+        try:
+            yield before
+        finally:
+            if how == fcntl.LOCK_EX:
+                with contextlib.suppress(OSError):
+                    lock.truncate(0)
+
+
+def _take(lock: IO[str], folder: Path, how: int) -> str:
+    """Lock an open file; who held it for writing before and died."""
     for attempt in range(10):
         try:
             fcntl.flock(lock, how | fcntl.LOCK_NB)
@@ -537,6 +557,12 @@ def _take(lock: IO[str], folder: Path, how: int = fcntl.LOCK_EX) -> str:
             time.sleep(0.05)  # who only asks for the owner holds it for a moment
         except OSError as error:
             raise StoreError(f"{folder} cannot be locked: {error.strerror}; choose an --out on another disk.") from None
+    try:
+        there = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
+    except FileNotFoundError:
+        there = False
+    if not there:
+        raise StoreError(f"{folder} has just been finished or removed by another process: try again.")
     if how != fcntl.LOCK_EX:
         return ""
     lock.seek(0)
@@ -565,6 +591,13 @@ def staged(folder: Path) -> Iterator[Path]:
         raise StoreError(f"{folder} cannot be written to: {error.strerror or error}.") from None
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written to: {error.strerror}.") from None
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -574,7 +607,8 @@ def _sync(path: Path) -> None:
 
 
 def _own_files(folder: Path) -> list[Path]:
-    return [*_segments(folder), *(path for _, path in _states(folder)), *folder.glob("*.tmp")]
+    """What a run makes before it is finished, in the order to delete it: a state implies that its records are there."""
+    return [*(path for _, path in _states(folder)), *_segments(folder), *folder.glob("*.tmp")]
 
 
 def _states(folder: Path) -> list[tuple[int, Path]]:

@@ -266,6 +266,34 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, kill, code):
     assert list((tmp_path / "long").glob("state-*.npz"))
 
 
+def test_a_time_limit_ends_a_run_with_a_code_of_its_own(tmp_path):
+    done = command("run", *TINY, "--out", "a b", "--engine", "fused", "--time-limit", "0s", cwd=tmp_path)
+    assert done.returncode == 124, done.stderr
+    assert "--resume 'a b' --engine fused goes on" in done.stderr
+    assert list((tmp_path / "a b").glob("state-*.npz"))
+
+
+def test_a_second_signal_ends_at_once():
+    # As in a compiled function, no handler is called before this returns, which takes a minute.
+    probe = (
+        "import hashlib\nfrom phasejax.cli import _signals\n_signals()\nprint('ready', flush=True)\n"
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 200_000_000)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", probe], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, error = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (process.returncode, "a second signal ends at once" in error) == (130, True), error
+
+
 def test_commands_have_names():
     assert command("--help").returncode == 0
     done = command("train")

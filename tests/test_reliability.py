@@ -1,5 +1,6 @@
 """What happens to a run must not matter to what it gives: kills, full disks, second writers, foreign and damaged files."""
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -44,8 +45,11 @@ def in_a_process(processes, function, *arguments):
     return process.exitcode
 
 
-def train(out, moment, delay):
-    """Train or go on in a process of its own, which kills itself at a given write, rename, sync or deletion."""
+def train(out, moment, delay, cut):
+    """Train or go on in a process of its own, which kills itself at a given write, rename, sync or deletion.
+
+    A run that is cut begins whole, goes on in two slabs, and is merged.
+    """
     events = itertools.count(1)
 
     def dangerous(function):
@@ -68,7 +72,16 @@ def train(out, moment, delay):
         (netcdf, "_variable"),
     ):
         setattr(place, name, dangerous(getattr(place, name)))
-    phasejax.simulate(small(), out, resume=Path(out).exists(), checkpoint_seconds=0).close()
+    begun = out.exists()
+    if cut and not store.slabs(out):
+        with contextlib.suppress(phasejax.Interrupted):
+            counter = itertools.count()
+            phasejax.simulate(
+                small(), out, resume=begun, checkpoint_seconds=0, interrupted=lambda: next(counter) > 5
+            ).close()
+    for shard in ((0, 2), (1, 2)) if cut else ():
+        phasejax.simulate(small(), out, resume=True, checkpoint_seconds=0, shard=shard).close()
+    phasejax.simulate(small(), out, resume=begun or cut, checkpoint_seconds=0).close()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +100,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_file(finished, processes, t
     while kills < KILLS or not runs:
         out = tmp_path / f"run{runs}"
         moment = int(random.integers(1, 90)) if kills < KILLS else 0
-        process = processes.Process(target=train, args=(out, moment, random.choice([0, random.uniform(0, 0.01)])))
+        delay = random.choice([0, random.uniform(0, 0.01)])
+        process = processes.Process(target=train, args=(out, moment, delay, bool(runs % 2)))
         process.start()
         # Some die in a moment that has nothing to do with files.
         process.join(random.uniform(0.2, 3) if kills < KILLS and kills % 5 == 4 else 120)
@@ -99,8 +113,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_file(finished, processes, t
         assert process.exitcode == 0
         with xr.open_dataset(out.with_suffix(".nc")) as data:
             xr.testing.assert_identical(data.drop_attrs(), expected)
-        assert not out.exists()
         runs += 1
+        assert {path.name for path in tmp_path.iterdir()} == {f"run{number}.nc" for number in range(runs)}
 
 
 def test_a_disk_too_small_is_told_before_the_start(tmp_path, monkeypatch):
@@ -153,6 +167,42 @@ def test_the_lock_of_a_process_that_died_is_taken_over_with_a_sentence(tmp_path,
     assert "process 1 on earth is gone" in capsys.readouterr().err
 
 
+def test_what_is_deleted_first_can_be_made_again(tmp_path, monkeypatch):
+    """A run that is killed while it is overwritten must not keep a state without the records before it."""
+    run = tmp_path / "run"
+    stopped(small(), run)
+    segments, original, after = sorted(run.glob("records-*")), Path.unlink, []
+
+    def unlink(path, missing_ok=False):
+        original(path, missing_ok)
+        after.append((bool(list(run.glob("state-*"))), sorted(run.glob("records-*")) == segments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        store.discard(run)
+    assert (True, True) in after
+    assert (True, False) not in after
+
+
+def test_a_folder_that_is_removed_while_its_lock_is_waited_for_is_not_held(tmp_path, monkeypatch):
+    original = store.fcntl.flock
+
+    def flock(lock, how):
+        (tmp_path / "lock").unlink()
+        original(lock, how)
+
+    monkeypatch.setattr(store.fcntl, "flock", flock)
+    with pytest.raises(StoreError, match="just been finished or removed"), store.held(tmp_path):
+        pass
+
+
+def test_a_run_begun_with_another_engine_names_it(tmp_path):
+    with pytest.raises(phasejax.Interrupted):
+        phasejax.simulate(small(), tmp_path / "run", engine="fused", interrupted=lambda: True)
+    with pytest.raises(StoreError, match="begun with engine fused: --engine fused goes on with it"):
+        phasejax.simulate(small(), tmp_path / "run", engine="autodiff", resume=True)
+
+
 def test_a_checkpoint_of_another_version_is_not_loaded(tmp_path, monkeypatch):
     stopped(small(), tmp_path / "run")
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
@@ -184,9 +234,7 @@ def test_a_damaged_record_is_found_when_it_is_read(tmp_path):
     with netCDF4.Dataset(segment) as nc:
         values = nc["eigenvalues"][:].data.tobytes()
     whole = bytearray(segment.read_bytes())
-    # Shuffled bytes are not found in the file as they are, so every byte past its middle is turned.
-    assert len(values) < len(whole)
-    whole[len(whole) // 2 :] = bytes(byte ^ 1 for byte in whole[len(whole) // 2 :])
+    whole[whole.index(values) + len(values) // 2] ^= 1
     segment.write_bytes(whole)
     with pytest.raises(StoreError, match=rf"{segment.name} is damaged: .*--overwrite starts anew"):
         phasejax.simulate(experiment, tmp_path / "run", resume=True)

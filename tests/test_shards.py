@@ -83,6 +83,47 @@ def test_an_uncut_run_goes_on_in_shards_and_in_other_shards(expected, tmp_path):
     xr.testing.assert_identical(phasejax.open(run).drop_attrs(), expected)
 
 
+def test_a_slab_killed_before_its_first_state_begins_where_the_uncut_run_is(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    begin(run, 7)
+    step = store.progress(run).step
+
+    def killed(self, checkpoint):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Store, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            phasejax.simulate(FOUR, run, shard=(0, 2), resume=True)
+    assert store.has_records(run / "seeds-7-8")
+    assert not store.has_states(run / "seeds-7-8")
+    begin(run, 0, shard=(0, 2), resume=True)
+    assert store.progress(run / "seeds-7-8").step >= step > 0
+
+
+def test_a_run_whose_slab_is_being_written_is_refused_at_once(tmp_path):
+    run = tmp_path / "run"
+    begin(run, 3, shard=(0, 2))
+    begin(run, 3, shard=(1, 2))
+    with store.held(run / "seeds-9-10"):
+        for how in ({}, {"shard": (2, 4)}, {"shard": (1, 2)}):
+            with pytest.raises(StoreError, match=r"seeds-9-10 is being written by process"):
+                shards.plan(run, FOUR, resume=True, **how)
+        assert [piece.out.name for piece in shards.plan(run, FOUR, Shard(0, 2), resume=True)] == ["seeds-7-8"]
+
+
+def test_going_on_with_finished_slabs_merges_them(expected, tmp_path, capsys):
+    run = tmp_path / "run"
+    for index in range(2):
+        phasejax.simulate(FOUR, run, shard=(index, 2)).close()
+    assert "merge" in said(capsys, "status", run)[1]
+    assert said(capsys, "run", "--resume", run)[0] == 0
+    with xr.open_dataset(run.with_suffix(".nc")) as merged:
+        xr.testing.assert_identical(merged.drop_attrs(), expected)
+    with pytest.raises(StoreError, match=r"run\.nc exists already: delete it"):
+        phasejax.simulate(FOUR, run, shard=(0, 2), overwrite=True)
+
+
 def test_a_run_in_shards_goes_on_in_one_process(expected, tmp_path):
     run = tmp_path / "run"
     begin(run, 9, shard=(0, 2))

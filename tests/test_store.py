@@ -2,7 +2,9 @@
 
 import dataclasses
 import fcntl
+import os
 import shutil
+from pathlib import Path
 
 import netCDF4
 import numpy as np
@@ -64,6 +66,15 @@ def test_phasejax_open_is_xarray_open(finished):
             xr.testing.assert_identical(data, expected)
 
 
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda of: done.append(Path(f"/proc/self/fd/{of}").resolve().name) or fsync(of))
+    monkeypatch.setattr(os, "replace", lambda old, new: done.append("renamed") or replace(old, new))
+    with store.atomically(tmp_path / "file", tmp_path) as temporary:
+        temporary.write_text("whole")
+    assert done == [temporary.name, "renamed", tmp_path.name]
+
+
 class PowerCut(BaseException):
     """Not an Exception, so that nothing can recover from it."""
 
@@ -121,7 +132,7 @@ def test_a_run_that_ends_while_it_is_opened_is_opened(finished, tmp_path, monkey
     assert phasejax.open(tmp_path / "run").sizes["step"] == len(experiment.record_steps())
 
 
-@pytest.mark.parametrize("damage", ["cut short", "flipped byte", "empty"])
+@pytest.mark.parametrize("damage", ["cut short", "flipped byte", "empty", "altered"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(finished, tmp_path, monkeypatch, damage):
     experiment, path = finished
     interrupted(experiment, tmp_path / "run", monkeypatch, 6)
@@ -130,7 +141,11 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(finished, tmp_pa
     whole = bytearray(states[-1].read_bytes())
     if damage == "flipped byte":
         whole[len(whole) // 2] ^= 1
-    states[-1].write_bytes({"cut short": whole[: len(whole) // 2], "flipped byte": whole, "empty": b""}[damage])
+    if damage == "altered":  # a file whose own checksums are right
+        with np.load(states[-1]) as arrays:
+            np.savez(states[-1], **{**arrays, "leaf_0": np.nextafter(arrays["leaf_0"], 1)})
+    else:
+        states[-1].write_bytes({"cut short": whole[: len(whole) // 2], "flipped byte": whole, "empty": b""}[damage])
     began = []
     original = store.Store.latest
     monkeypatch.setattr(store.Store, "latest", lambda self: began.append(original(self)) or began[-1])
