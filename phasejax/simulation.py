@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -178,15 +177,13 @@ class _Run:
         self._steps_per_call = 1
         self._block: tuple[int, Any] | None = None
         self._records: list[tuple[int, dict[str, jax.Array]]] = []
-        self._writer = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
         self._bar = tqdm(
             total=experiment.schedule.steps, initial=self._step, unit="step", disable=None if progress else True
         )
 
     def to_the_end(self) -> None:
-        """Do every stop after the checkpoint, writing in the background what the device has finished."""
-        with self._writer, self._bar:
+        """Do every stop after the checkpoint."""
+        with self._bar:
             for stop in self._stops:
                 while self._step < stop.step:
                     self._call(stop.step)
@@ -197,7 +194,6 @@ class _Run:
                 if stop.mark:
                     self._state, self._marked_step = self._ensemble.mark(self._state), stop.step
                 self._breathe(last=stop is self._stops[-1])
-            self._wait()
 
     def _call(self, step: int) -> None:
         """Train towards `step`, for as long as a call may take, with the batches of the block of epochs it is in."""
@@ -221,12 +217,8 @@ class _Run:
         """Between calls: write a checkpoint when it is time, stop if asked to, and show how far it is."""
         leaving = not last and self._interrupted()
         if leaving or last or time.monotonic() - self._saved > self._checkpoint_seconds:
-            self._wait()
-            self._pending, self._saved = self._writer.submit(self._commit_later()), time.monotonic()
-        elif self._pending and self._pending.done():
-            self._pending.result()
+            self._commit()
         if leaving:
-            self._wait()
             raise Interrupted(f"stopped at step {self._step:,} of {self._experiment.schedule.steps:,}")
         self._bar.set_postfix_str(f"{self._speed() * self._experiment.students:.2e} student-steps/s", False)
         self._bar.update(self._step - self._bar.n)
@@ -234,11 +226,6 @@ class _Run:
     def _speed(self) -> float:
         """Steps per second since this process began or resumed."""
         return (self._step - self._began_at) / max(time.monotonic() - self._began, 1e-9)
-
-    def _wait(self) -> None:
-        """Let a write end; a disk that is full, say, is met here."""
-        if self._pending:
-            self._pending.result()
 
     def _observe(self, stop: Stop) -> None:
         occasions = {"records": True, "decades": stop.decade, "ends": stop.end}
@@ -255,20 +242,18 @@ class _Run:
             array.copy_to_host_async()
         self._records.append((stop.step, values))
 
-    def _commit_later(self) -> Callable[[], None]:
-        """What the writer has to do for this moment's records and state; training may go on meanwhile."""
-        seeds, records = self._experiment.grid.seeds, self._records
-        # The state's buffers are about to be used up by the next call, so the writer gets copies.
-        leaves = [jnp.copy(leaf) for leaf in jax.tree.leaves(self._state)]
-        step, marked_step, speed = self._step, self._marked_step, self._speed()
-        self._records = []
+    def _commit(self) -> None:
+        """Write the records since the last commit, and the state.
 
-        def commit() -> None:
-            on_host = [Record(s, {n: np.array(v)[:seeds] for n, v in values.items()}) for s, values in records]
-            on_host_leaves = [np.array(leaf)[:seeds] for leaf in leaves]
-            self._files.commit(on_host, Checkpoint(step, marked_step, on_host_leaves, speed))
-
-        return commit
+        Not beside the training, in a thread: the netCDF library is not safe in two threads, and any dataset of the caller's
+        may be closed at any time. It takes a moment in half a minute.
+        """
+        seeds = self._experiment.grid.seeds
+        records = [Record(s, {n: np.array(v)[:seeds] for n, v in values.items()}) for s, values in self._records]
+        # Real copies, for the state's buffers are used up by the next call.
+        leaves = [np.array(leaf)[:seeds] for leaf in jax.tree.leaves(self._state)]
+        self._files.commit(records, Checkpoint(self._step, self._marked_step, leaves, self._speed()))
+        self._records, self._saved = [], time.monotonic()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         initial, structure = jax.tree.flatten(self._state)

@@ -39,6 +39,15 @@ def pytest_sessionfinish():
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+@pytest.fixture
+def few_observables(monkeypatch):
+    """For tests that do not look at the others: most of what a test costs is their compilation."""
+    from phasejax.observables import standard
+
+    few = tuple(o for o in standard(Experiment().network) if o.name in ("test_loss", "target_eigenvalues", "weights"))
+    monkeypatch.setattr("phasejax.observables.standard", lambda network: few)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A finished small run: (experiment, path of its file)."""

@@ -32,7 +32,6 @@ from phasejax import (
     shards,
     store,
 )
-from phasejax.observables import standard
 
 KILLS = 30
 
@@ -246,10 +245,8 @@ def memory():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def test_memory_stays_flat_over_a_thousand_records(tmp_path, monkeypatch):
-    # What costs time here and no space is left out.
-    few = tuple(o for o in standard(Experiment().network) if o.name in ("test_loss", "target_eigenvalues"))
-    monkeypatch.setattr("phasejax.observables.standard", lambda network: few)
+@pytest.mark.usefixtures("few_observables")
+def test_memory_stays_flat_over_a_thousand_records(tmp_path):
     # A thousand records with this observable are 120 MB.
     large = Observable(
         "large", lambda student, task: jnp.full(5000, student.step, jnp.float32), "what takes space", ("cell",)

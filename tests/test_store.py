@@ -229,6 +229,7 @@ def test_a_file_of_another_make_is_no_run(tmp_path):
         store.read_experiment(tmp_path / "other.nc")
 
 
+@pytest.mark.usefixtures("few_observables")
 def test_seeds_that_do_not_divide_among_devices_resume_on_another_number(tmp_path, monkeypatch):
     import jax
 
