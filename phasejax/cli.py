@@ -135,12 +135,13 @@ def status(argv: Sequence[str]) -> NoReturn:
         parts = [] if file.exists() else list(store.slabs(folder).values())
         if store.has_states(folder) or not parts:
             parts.append(out)
-        for part in parts:
-            print(_so_far(store.progress(part)))
-        lacking = set(experiment.seed_labels).difference(*(store.progress(part).experiment.seed_labels for part in parts))
+        found = [store.progress(part) for part in parts]
+        for part in found:
+            print(_so_far(part))
+        lacking = set(experiment.seed_labels).difference(*(part.experiment.seed_labels for part in found))
         if lacking:
             print(f"{len(lacking)} of {experiment.grid.seeds} seeds have not been begun.")
-        elif not file.exists() and all(store.progress(part).finished for part in parts):
+        elif not file.exists() and all(part.finished for part in found):
             print(f"All are finished: python -m phasejax merge {shlex.quote(str(folder))} makes one file of them.")
     sys.exit(0)
 

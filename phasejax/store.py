@@ -444,7 +444,7 @@ def owner(folder: Path) -> str:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return lock.read().strip() or "another process"
+                return _named_in(lock)
     except OSError:
         pass
     return ""
@@ -453,7 +453,15 @@ def owner(folder: Path) -> str:
 def refuse_if_written(folder: Path) -> None:
     """Raise `StoreError` if a process is writing a run."""
     if writer := owner(folder):
-        raise StoreError(f"{folder} is being written by {writer}; wait for it or choose another --out.")
+        raise _being_written(folder, writer)
+
+
+def _named_in(lock: IO[str]) -> str:
+    return lock.read().strip() or "another process"
+
+
+def _being_written(folder: Path, writer: str) -> StoreError:
+    return StoreError(f"{folder} is being written by {writer}; wait for it or choose another --out.")
 
 
 def discard(folder: Path) -> None:
@@ -552,8 +560,7 @@ def _take(lock: IO[str], folder: Path, how: int) -> str:
         except BlockingIOError:
             if attempt == 9:
                 lock.seek(0)
-                owner = lock.read().strip() or "another process"
-                raise StoreError(f"{folder} is being written by {owner}; wait for it or choose another --out.") from None
+                raise _being_written(folder, _named_in(lock)) from None
             time.sleep(0.05)  # who only asks for the owner holds it for a moment
         except OSError as error:
             raise StoreError(f"{folder} cannot be locked: {error.strerror}; choose an --out on another disk.") from None
@@ -581,10 +588,9 @@ def staged(folder: Path) -> Iterator[Path]:
         StoreError: `folder` cannot be written to.
     """
     try:
-        home = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        with tempfile.TemporaryDirectory(prefix=".phasejax-", dir=home) as temporary:
+        with tempfile.TemporaryDirectory(prefix=".phasejax-", dir=existing_parent(folder)) as temporary:
             yield Path(temporary)
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             for file in Path(temporary).iterdir():
                 os.replace(file, folder / file.name)
     except OSError as error:
