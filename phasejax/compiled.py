@@ -50,7 +50,7 @@ def _toolchain() -> tuple[list[str], bytes]:
     compiler = _compiler()
     if compiler is None:
         raise BuildError("no C++ compiler was found (set CXX, or put c++, g++ or clang++ on PATH)")
-    include = f"-I{jax.ffi.include_dir()}"
+    include = f"-isystem{jax.ffi.include_dir()}"  # whose warnings are not ours
     try:
         command = [*compiler, "-march=native", *FLAGS, include]
         return command, _run([*command, "-dM", "-E", "-x", "c++", "-"])
@@ -75,24 +75,39 @@ def _folder() -> pathlib.Path:
 
 
 @functools.cache
-def target(source: str, precision: str, **sizes: int) -> str:
+def target(source: str, kernel: str, precision: str, **sizes: int) -> str:
     """The FFI target of a kernel, built, or found in the cache, and registered.
 
     Args:
         source: its file in this package, which follows `lanes.h`.
+        kernel: its name there, behind `phasejax_`.
         precision: "float32" or "float64", the kernel's REAL.
         sizes: macros, fixed when it is compiled.
 
     Raises:
         BuildError: there is no compiler, or the kernel does not compile.
     """
+    library = _library(source, precision, tuple(sizes.items()))
+    name = f"phasejax-{library.stem}-{kernel}"
+    try:
+        handler = getattr(ctypes.CDLL(str(library)), f"phasejax_{kernel}")
+    except (OSError, AttributeError) as error:
+        library.unlink(missing_ok=True)  # cut short by a power cut, say: made again next time
+        raise BuildError(f"{library} could not be loaded: {error}") from None
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+    return name
+
+
+@functools.cache
+def _library(source: str, precision: str, sizes: tuple[tuple[str, int], ...]) -> pathlib.Path:
+    """The library of a source's kernels, built or found in the cache."""
     real = {"float32": "float", "float64": "double"}[precision]
     package = importlib.resources.files("phasejax")
     text = b"\n".join(package.joinpath(file).read_bytes() for file in ("lanes.h", source))
     command, macros = _toolchain()
-    command = [*command, *(f"-D{name}={size}" for name, size in sizes.items()), f"-DREAL={real}"]
+    command = [*command, *(f"-D{name}={size}" for name, size in sizes), f"-DREAL={real}"]
     key = "\0".join([*command, platform.machine(), platform.processor(), importlib.metadata.version("jaxlib")]).encode()
-    words = [pathlib.PurePath(source).stem, *map(str, sizes.values()), real]
+    words = [pathlib.PurePath(source).stem, *(str(size) for _, size in sizes), real]
     name = "-".join([*words, hashlib.sha256(text + macros + key).hexdigest()[:32]])
     library = _folder() / f"{name}.so"
     if not library.exists():
@@ -100,10 +115,4 @@ def target(source: str, precision: str, **sizes: int) -> str:
             built = pathlib.Path(building) / library.name
             _run([*command, "-x", "c++", "-", "-o", str(built)], text)
             os.replace(built, library)  # whole or absent, whoever else is building it
-    try:
-        kernel = ctypes.CDLL(str(library)).phasejax_kernel
-    except (OSError, AttributeError) as error:
-        library.unlink(missing_ok=True)  # cut short by a power cut, say: made again next time
-        raise BuildError(f"{library} could not be loaded: {error}") from None
-    jax.ffi.register_ffi_target(f"phasejax-{name}", jax.ffi.pycapsule(kernel), platform="cpu")
-    return f"phasejax-{name}"
+    return library

@@ -17,12 +17,15 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from phasejax.experiment import Experiment, Network, Sgd
-from phasejax.observables import Observable, When, view
+from phasejax.observables import Observable, When, initial_features, view
 from phasejax.sgd import optimiser
 from phasejax.task import Batches, Task, make_batches, make_task, start
 
 MATMUL_PRECISION = "highest"
 """Float32 products must be float32 products everywhere; the default lets GPUs and TPUs round them to fewer bits."""
+
+_TOGETHER = 48
+"""About as many students are looked at together: few enough for a cache, and enough for full vectors and long loops."""
 
 # Counts how often each function is traced, by name: a change of temperatures, sigma_W, labels or steps must not add one.
 traces: dict[str, int] = {}
@@ -60,13 +63,15 @@ def initial_state(network: Network, sgd: Sgd, temperatures: int, task: Task, sig
     return State(weights, moments, weights, sums, jnp.zeros(shape, sigma_w.dtype), jnp.full(shape, -1, jnp.int32))
 
 
-def each_seed(on_cpu: bool, one_seed: Callable, *stacked: Any) -> Any:
-    """Apply a function of one seed to pytrees with a leading seed axis.
+def each(on_cpu: bool, function: Callable, *stacked: Any, together: int | None = None) -> Any:
+    """Apply a function of one seed, or of one temperature, to pytrees with such a leading axis.
 
-    On a CPU one after another: a seed stays in cache, and its arithmetic cannot depend on its neighbours. On a GPU they
-    must run side by side, and XLA may round a seed differently beside others.
+    On a CPU one after another, or so many together: that stays in cache, and the arithmetic of a seed cannot depend on its
+    neighbours. On a GPU all must run side by side, and XLA may round a seed differently beside others.
     """
-    return jax.lax.map(lambda args: one_seed(*args), stacked) if on_cpu else jax.vmap(one_seed)(*stacked)
+    if on_cpu:
+        return jax.lax.map(lambda args: function(*args), stacked, batch_size=together)
+    return jax.vmap(function)(*stacked)
 
 
 @dataclass(frozen=True)
@@ -180,8 +185,8 @@ def _sharded(
     return jax.jit(mapped, donate_argnums=donate)
 
 
-def _each(devices: tuple[Any, ...], one_seed: Callable, *stacked: Any) -> Any:
-    return each_seed(devices[0].platform == "cpu", one_seed, *stacked)
+def _each(devices: tuple[Any, ...], function: Callable, *stacked: Any, together: int | None = None) -> Any:
+    return each(devices[0].platform == "cpu", function, *stacked, together=together)
 
 
 @functools.cache
@@ -230,16 +235,24 @@ def _observe(when: When, network: Network, observables: tuple[Observable, ...], 
     if when == "once":
         return _sharded("observe once", lambda tasks: _each(devices, of_task, tasks), devices, [_SEED])
 
-    def of_student(state: State, task: Task, rate: Array, sigma: Array, step: Array, window: Array) -> dict[str, Array]:
-        student = view(network, state, task, rate, sigma, step, window)
+    def of_student(
+        state: State, initial: Array, task: Task, rate: Array, sigma: Array, step: Array, window: Array
+    ) -> dict[str, Array]:
+        student = view(network, state, initial, task, rate, sigma, step, window)
         return {o.name: o.function(student, task) for o in observables}
 
-    column = jax.vmap(of_student, in_axes=(0, None, None, 0, None, None))
+    row = jax.vmap(of_student, in_axes=(0, 0, None, None, 0, None, None))
 
     def of_shard(state: State, tasks: Task, rates: Array, sigmas: Array, step: Array, window: Array) -> dict[str, Array]:
+        rows = -(-_TOGETHER // len(sigmas))
+
         def of_seed(state: State, task: Task) -> dict[str, Array]:
-            # On a CPU one temperature after another too: what students make of all samples stays in cache.
-            return _each(devices, lambda s, rate: column(s, task, rate, sigmas, step, window), state, rates)
+            initial = jax.vmap(lambda sigma: initial_features(network, task, sigma))(sigmas)
+
+            def of_temperature(state: State, rate: Array) -> dict[str, Array]:
+                return row(state, initial, task, rate, sigmas, step, window)
+
+            return _each(devices, of_temperature, state, rates, together=rows)
 
         return _each(devices, of_seed, state, tasks)
 

@@ -115,6 +115,11 @@ class Network:
             scale = tuple(s for _, s in sorted(zip(given, scale, strict=True)))
         _set(self, widths=widths, trainable=tuple(sorted(given)), sigma_w_scale=scale)
 
+    @property
+    def soft_committee(self) -> bool:
+        """Whether it trains one layer of tanh nodes, the last before a single frozen output, as the paper's does."""
+        return self.activation == "tanh" and self.trainable == (len(self.widths) - 2,) and self.widths[-1] == 1
+
 
 @dataclass(frozen=True)
 class TeacherStudent:

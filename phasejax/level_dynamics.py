@@ -20,16 +20,14 @@ can be negative). The text leaves open which basis, which variance, and which si
             and V_(1,k) in place of V_(1,1+k) in the sum up to k = N - 2, so that it starts at the diagonal.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from phasejax.activations import activation
-from phasejax.experiment import Network, Reading
+from phasejax.experiment import Reading
 from phasejax.linalg import eigenvectors
+from phasejax.samples import end_rows, products
 
 READINGS: tuple[str, ...] = get_args(Reading)
 
@@ -44,57 +42,20 @@ class LevelDynamics(NamedTuple):
     """What the criterion compares with T V_S: the size or the sign of K_S, as the reading says."""
 
 
-class Samples(NamedTuple):
-    """One student on A samples. Samples run fastest, which is how the products over them are quick."""
-
-    u: tuple[Array, ...]
-    """u_a = W phi_a of each layer, (n_l, A)."""
-    g: tuple[Array, ...]
-    """g_a = d loss_a / d u_a of each layer, (n_l, A)."""
-    features: Array
-    """What enters the last layer, (n_(L-1), A)."""
-
-
-def on_samples(network: Network, layers: Sequence[Array], x: Array, y: Array) -> Samples:
-    """Pre-activations, their gradients and the features.
-
-    Args:
-        network: for its activation.
-        layers: weights from the one that x enters to the readout.
-        x: (A, f), what enters the first of the layers.
-        y: (A, n_L), targets.
-    """
-    phi = activation(network.activation)
-
-    def summed_loss(shifts: Sequence[Array]) -> tuple[Array, tuple[tuple[Array, ...], Array]]:
-        us = []
-        for w, shift in zip(layers, shifts, strict=True):
-            features = phi(us[-1]) if us else x.T
-            us.append(w @ features + shift)
-        return 0.5 * jnp.sum((us[-1] - y.T) ** 2), (tuple(us), features)
-
-    zeros = tuple(jnp.zeros((len(w), len(x)), x.dtype) for w in layers)
-    g, (u, features) = jax.grad(summed_loss, has_aux=True)(zeros)
-    return Samples(u, g, features)
-
-
 def level_dynamics(by_x: Array, u: Array, g: Array) -> LevelDynamics:
     """The coefficients in all readings, from the eigenvectors of X and the samples' u and g, (n_l, A) each; n_l >= 2."""
-    n, samples = u.shape
-    product = u @ g.T
-    mean = (product + product.T) / samples
+    n = len(u)
+    product, squares, mixed = products(u, g)
+    mean = product + product.T
     by_drift = eigenvectors(-mean)
     # (u_i g_j + g_i u_j)^2 = u_i^2 g_j^2 + g_i^2 u_j^2 + 2 (u_i g_i)(u_j g_j): products, no loop over samples.
-    squares, both = u**2 @ (g**2).T, u * g
-    element_wise = (squares + squares.T + 2 * (both @ both.T)) / samples - mean**2
+    element_wise = squares + squares.T + 2 * mixed - mean**2
 
     def in_basis(basis: Array) -> tuple[Array, Array, Array]:
         """First and last element of the drift, and first and last row of both variances, (2, n) each."""
-        ends = basis[:, [0, -1]].T
-        along_u, along_g = basis.T @ u, basis.T @ g
-        rows = along_u[[0, -1], None] * along_g[None] + along_g[[0, -1], None] * along_u[None]
-        means = rows.mean(axis=-1)
-        return -means[[0, 1], [0, -1]], (rows**2).mean(axis=-1) - means**2, ends @ element_wise @ basis
+        means, mean_squares = end_rows(basis, u, g)
+        turned = basis[:, [0, -1]].T @ element_wise @ basis
+        return -means[[0, 1], [0, -1]], mean_squares - means**2, turned
 
     drift, variance_by_drift, turned_by_drift = in_basis(by_drift)
     along_x, variance_by_x, turned_by_x = in_basis(by_x)

@@ -71,7 +71,7 @@ def _decompose(matrix: Array, by_kernel: Callable[[str, Array], T], by_library: 
     on_cpu = custom_batching.sequential_vmap(by_library)
     if n * (n + m) <= _KERNEL_SIZE:
         with contextlib.suppress(compiled.BuildError):
-            on_cpu = functools.partial(by_kernel, compiled.target("linalg.cc", matrix.dtype.name))
+            on_cpu = functools.partial(by_kernel, compiled.target("linalg.cc", "left_singular", matrix.dtype.name))
     # What they answer to NaN is not specified; a student that diverged has no spectrum.
     finite = jnp.isfinite(matrix).all()
     found = jax.lax.platform_dependent(jnp.where(finite, matrix, 0), cpu=on_cpu, default=by_library)

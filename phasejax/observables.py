@@ -5,15 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from phasejax.activations import activation
 from phasejax.experiment import Network, refuse
-from phasejax.level_dynamics import READINGS, LevelDynamics, Samples, level_dynamics, on_samples
+from phasejax.level_dynamics import READINGS, LevelDynamics, level_dynamics
 from phasejax.linalg import left_singular
-from phasejax.network import features, loss, output
+from phasejax.network import loss
+from phasejax.samples import mean_gradient, on_samples
 from phasejax.task import Task, start
 
 if TYPE_CHECKING:
@@ -95,20 +94,25 @@ def student_layers(network: Network, task: Task, trained: Sequence[Array]) -> tu
     return tuple(own.get(layer, task.teacher[layer - 1]) for layer in range(min(own), len(task.teacher) + 1))
 
 
-def view(network: Network, state: "State", task: Task, learning_rate: Array, sigma_w: Array, step: Array,
-         window: Array) -> Student:  # fmt: skip
-    """One student as observables see it, from its slice of the State; `window` is the number of updates since the mark."""
+def initial_features(network: Network, task: Task, sigma_w: Array) -> Array:
+    """phi(0) on the test inputs, (A, n_(L-1)), of every student that starts at this sigma_W."""
+    layers = student_layers(network, task, start(network, task, sigma_w))
+    return on_samples(network, layers, task.test_features, task.test_targets).entering[-1].T
 
-    def on_test_inputs(layers: Sequence[Array]) -> Samples:
-        return on_samples(network, layers, task.test_features, task.test_targets)
+
+def view(network: Network, state: "State", initial: Array, task: Task, learning_rate: Array, sigma_w: Array, step: Array,
+         window: Array) -> Student:  # fmt: skip
+    """One student as observables see it, from its slice of the State and its initial features.
+
+    `window` is the number of updates since the mark.
+    """
 
     def dynamics(layer: int, basis: Array) -> LevelDynamics | None:
         position = layer - network.trainable[0]
         return level_dynamics(basis, now.u[position], now.g[position]) if len(basis) > 1 else None
 
     layers = student_layers(network, task, state.weights)
-    initial = student_layers(network, task, start(network, task, sigma_w))
-    now = on_test_inputs(layers)
+    now = on_samples(network, layers, task.test_features, task.test_targets)
     values, bases = zip(*map(left_singular, state.weights), strict=True)
     # Multiplied by, not divided by: whether XLA turns a division into this depends on how many seeds there are.
     per_update = 1 / jnp.where(window > 0, window, jnp.nan).astype(learning_rate.dtype)
@@ -121,8 +125,8 @@ def view(network: Network, state: "State", task: Task, learning_rate: Array, sig
     return Student(
         layers=layers,
         trained=state.weights,
-        features=now.features.T,
-        initial_features=on_test_inputs(initial).features.T,
+        features=now.entering[-1].T,
+        initial_features=initial,
         outputs=outputs,
         train_loss=state.loss_sum * per_update,
         gradient_norm=frobenius(state.gradient_sum or displacement) * per_update,
@@ -174,12 +178,7 @@ def feature_density(student: Student, task: Task) -> Array:
 
 def full_gradient_norm(network: Network, student: Student, task: Task) -> Array:
     """Norm of the mean gradient over the whole training set at fixed W (Eq 3.3)."""
-
-    def full_loss(trained: tuple[Array, ...]) -> Array:
-        layers = student_layers(network, task, trained)
-        return loss(output(layers[-1], features(layers[:-1], task.features, activation(network.activation))), task.targets)
-
-    return frobenius(jax.grad(full_loss)(student.trained))
+    return frobenius(mean_gradient(network, student.layers, task.features, task.targets))
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from phasejax.activations import activation
-from phasejax.ensemble import Advance, State, each_seed
+from phasejax.ensemble import Advance, State, each
 from phasejax.experiment import Network, Sgd
 from phasejax.network import features, loss, output
 from phasejax.observables import student_layers
@@ -50,7 +50,7 @@ def engine(network: Network, sgd: Sgd, on_cpu: bool) -> Advance:
 
             return jax.lax.fori_loop(0, n_steps, body, state)
 
-        return each_seed(on_cpu, of_seed, state, tasks, batches)
+        return each(on_cpu, of_seed, state, tasks, batches)
 
     return advance
 

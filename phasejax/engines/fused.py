@@ -15,17 +15,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from phasejax.engines.autodiff import first_divergence
-from phasejax.ensemble import Advance, State, each_seed
+from phasejax.ensemble import Advance, State, each
 from phasejax.experiment import Experiment
 from phasejax.task import Batches, Task
 
 
 def why_not(experiment: Experiment) -> str | None:
     """A sentence why this engine does not apply to an experiment, or None if it does."""
-    net = experiment.network
     if not experiment.sgd.plain:
         return "it knows plain SGD only"
-    if net.activation != "tanh" or net.trainable != (len(net.widths) - 2,) or net.widths[-1] != 1:
+    if not experiment.network.soft_committee:
         return "it knows one trained layer of tanh nodes, the last before a single frozen output, only"
     return None
 
@@ -60,7 +59,7 @@ def engine(on_cpu: bool) -> Advance:
             return w, loss_sum.reshape(temperatures, sigmas), diverged.reshape(temperatures, sigmas)
 
         stacked = (state.weights[0], state.loss_sum, state.diverged_step, tasks.teacher[-1], batches)
-        w, loss_sum, diverged = each_seed(on_cpu, of_seed, *stacked)
+        w, loss_sum, diverged = each(on_cpu, of_seed, *stacked)
         return state._replace(weights=(w,), loss_sum=loss_sum, diverged_step=diverged)
 
     return advance

@@ -79,38 +79,63 @@ INLINE void forward(Block& block, int i, int b, const Real* phi, const Real* rea
   }
 }
 
-// Subtracts the gradient of the same tile; the error already carries the learning rate.
+// Subtracts the gradient of the same tile from `from`; the error already carries what multiplies it.
 template <int ROWS, int COUNT>
-INLINE void backward(Block& block, int i, int b, const Real* phi) {
+INLINE void backward(const Block& block, Vec (*from)[N1], int i, int b, const Real* phi) {
   Vec delta[ROWS][COUNT];
   UNROLL for (int row = 0; row < ROWS; ++row) {
     UNROLL for (int k = 0; k < COUNT; ++k) delta[row][k] = block.slope[i + row][b + k] * block.error[b + k];
   }
   for (int j = 0; j < N1; ++j) {
     Vec w[ROWS];
-    UNROLL for (int row = 0; row < ROWS; ++row) w[row] = block.weights[i + row][j];
+    UNROLL for (int row = 0; row < ROWS; ++row) w[row] = from[i + row][j];
     UNROLL for (int k = 0; k < COUNT; ++k) {
       UNROLL for (int row = 0; row < ROWS; ++row) w[row] -= delta[row][k] * phi[(b + k) * N1 + j];
     }
-    UNROLL for (int row = 0; row < ROWS; ++row) block.weights[i + row][j] = w[row];
+    UNROLL for (int row = 0; row < ROWS; ++row) from[i + row][j] = w[row];
   }
 }
 
-// One SGD step of a block; returns the batch loss before it.
-INLINE Vec sgd_step(Block& block, const Real* phi, const Real* targets, const Real* readout, Vec learning_rate) {
+// Leaves the errors of a batch and the slopes in the block, for `descend` to make use of.
+INLINE void evaluate(Block& block, const Real* phi, const Real* targets, const Real* readout) {
   for (int b = 0; b < BATCH; ++b) block.error[b] = splat(-targets[b]);
   tiles<N2, TILE_ROWS>([&](int i, auto rows) {
     tiles<BATCH, TILE_BATCH>([&](int b, auto count) { forward<rows(), count()>(block, i, b, phi, readout); });
   });
-  Vec loss = {};
-  for (int b = 0; b < BATCH; ++b) {
-    loss += block.error[b] * block.error[b];
-    block.error[b] *= learning_rate / BATCH;
-  }
+}
+
+// Subtracts the gradient of half the squared errors' sum, times `factor`, from `from`.
+INLINE void descend(Block& block, Vec (*from)[N1], const Real* phi, Vec factor) {
+  for (int b = 0; b < BATCH; ++b) block.error[b] *= factor;
   tiles<N2, TILE_ROWS>([&](int i, auto rows) {
-    tiles<BATCH, TILE_BATCH>([&](int b, auto count) { backward<rows(), count()>(block, i, b, phi); });
+    tiles<BATCH, TILE_BATCH>([&](int b, auto count) { backward<rows(), count()>(block, from, i, b, phi); });
   });
+}
+
+// One SGD step of a block; returns the batch loss before it.
+INLINE Vec sgd_step(Block& block, const Real* phi, const Real* targets, const Real* readout, Vec learning_rate) {
+  evaluate(block, phi, targets, readout);
+  Vec loss = {};
+  for (int b = 0; b < BATCH; ++b) loss += block.error[b] * block.error[b];
+  descend(block, block.weights, phi, learning_rate / BATCH);
   return loss * (Real(0.5) / BATCH);
+}
+
+// Students at + 0 ... at + last into the lanes of (N2, N1) vectors; idle lanes repeat the last student.
+void pack(Vec (*vectors)[N1], const Real* weights, int64_t at, int64_t last) {
+  Real* const packed = reinterpret_cast<Real*>(vectors);  // [n2][n1][lane]
+  for (int64_t v = 0; v < LANES; ++v) {
+    const Real* w = weights + (at + std::min(v, last)) * SIZE;
+    for (int ij = 0; ij < SIZE; ++ij) packed[ij * LANES + v] = w[ij];
+  }
+}
+
+void unpack(const Vec (*vectors)[N1], Real* weights, int64_t at, int64_t last) {
+  const Real* const packed = reinterpret_cast<const Real*>(vectors);
+  for (int64_t v = 0; v <= last; ++v) {
+    Real* w = weights + (at + v) * SIZE;
+    for (int ij = 0; ij < SIZE; ++ij) w[ij] = packed[ij * LANES + v];
+  }
 }
 
 template <int RANK>
@@ -143,7 +168,6 @@ ffi::Error advance(Reals<4> weights, Reals<2> loss_sum, Ints<2> diverged_step, R
   const DefaultFloatingPoint environment;
   const auto memory = std::make_unique<Block>();
   Block& block = *memory;
-  Real* const packed = reinterpret_cast<Real*>(block.weights);  // [n2][n1][lane]
   for (int64_t seed = 0; seed < seeds; ++seed) {
     const Real* phi = features.typed_data() + (seed * batches + begin) * BATCH * N1;
     const Real* y = targets.typed_data() + (seed * batches + begin) * BATCH;
@@ -152,13 +176,12 @@ ffi::Error advance(Reals<4> weights, Reals<2> loss_sum, Ints<2> diverged_step, R
       const int64_t at = seed * cells + cell, last = std::min<int64_t>(LANES, cells - cell) - 1;
       Vec rate = {}, losses = {};
       VecInt diverged = {};
+      pack(block.weights, weights.typed_data(), at, last);
       for (int64_t v = 0; v < LANES; ++v) {
-        const int64_t from = std::min(v, last);  // idle lanes repeat the last student
+        const int64_t from = std::min(v, last);
         rate[v] = learning_rate.typed_data()[cell + from];
         losses[v] = loss_sum.typed_data()[at + from];
         diverged[v] = diverged_step.typed_data()[at + from];
-        const Real* w = weights.typed_data() + (at + from) * SIZE;
-        for (int ij = 0; ij < SIZE; ++ij) packed[ij * LANES + v] = w[ij];
       }
       for (int64_t step = 0; step < steps; ++step) {
         const Vec loss = sgd_step(block, phi + step * BATCH * N1, y + step * BATCH, w3, rate);
@@ -169,9 +192,54 @@ ffi::Error advance(Reals<4> weights, Reals<2> loss_sum, Ints<2> diverged_step, R
       for (int64_t v = 0; v <= last; ++v) {
         new_loss_sum->typed_data()[at + v] = losses[v];
         new_diverged_step->typed_data()[at + v] = int32_t(diverged[v]);
-        Real* w = new_weights->typed_data() + (at + v) * SIZE;
-        for (int ij = 0; ij < SIZE; ++ij) w[ij] = packed[ij * LANES + v];
       }
+      unpack(block.weights, new_weights->typed_data(), at, last);
+    }
+  }
+  return ffi::Error::Success();
+}
+
+using Array = ffi::Buffer<TYPE>;
+
+// Mean gradient of the loss over a task's samples at fixed weights, of students that share tasks along leading axes.
+ffi::Error mean_gradient(Array weights, Array features, Array targets, Array readout, ffi::Result<Array> gradients) {
+  const auto shape = weights.dimensions(), shared = features.dimensions();
+  const int64_t axes = int64_t(shape.size()) - 2, samples = shared.size() < 2 ? 0 : shared[shared.size() - 2];
+  bool fits = axes >= 0 && shape[axes] == N2 && shape[axes + 1] == N1 && shared.size() == shape.size() && samples > 0 &&
+              shared.back() == N1 && gradients->element_count() == weights.element_count();
+  int64_t tasks = 1, students = 1;  // students of a task
+  for (int64_t axis = 0; fits && axis < axes; ++axis) {
+    if (shared[axis] == shape[axis] && students == 1)
+      tasks *= shape[axis];
+    else
+      students *= shape[axis], fits = shared[axis] == 1;
+  }
+  if (!fits || int64_t(targets.element_count()) != tasks * samples || int64_t(readout.element_count()) != tasks * N2)
+    return ffi::Error::InvalidArgument("phasejax: array shapes do not fit together or this build's network");
+
+  const DefaultFloatingPoint environment;
+  struct Work {
+    Block block;
+    Vec gradient[N2][N1];
+  };
+  const auto memory = std::make_unique<Work>();
+  auto& [block, gradient] = *memory;
+  // Samples that only fill up the last batch are zero: so are their features, error and gradient.
+  const int64_t batches = (samples + BATCH - 1) / BATCH;
+  std::vector<Real> phi(batches * BATCH * N1), y(batches * BATCH);
+  for (int64_t task = 0; task < tasks; ++task) {
+    std::copy_n(features.typed_data() + task * samples * N1, samples * N1, phi.begin());
+    std::copy_n(targets.typed_data() + task * samples, samples, y.begin());
+    for (int64_t student = 0; student < students; student += LANES) {
+      const int64_t at = task * students + student, last = std::min<int64_t>(LANES, students - student) - 1;
+      pack(block.weights, weights.typed_data(), at, last);
+      std::fill_n(&gradient[0][0], SIZE, Vec{});
+      for (int64_t batch = 0; batch < batches; ++batch) {
+        const Real* const own = phi.data() + batch * BATCH * N1;
+        evaluate(block, own, y.data() + batch * BATCH, readout.typed_data() + task * N2);
+        descend(block, gradient, own, splat(-1 / Real(samples)));
+      }
+      unpack(gradient, gradients->typed_data(), at, last);
     }
   }
   return ffi::Error::Success();
@@ -181,10 +249,16 @@ ffi::Error advance(Reals<4> weights, Reals<2> loss_sum, Ints<2> diverged_step, R
 
 // clang-format off
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    phasejax_kernel, advance,
+    phasejax_advance, advance,
     ffi::Ffi::Bind()
         .Arg<Reals<4>>().Arg<Reals<2>>().Arg<Ints<2>>()   // weights, loss_sum, diverged_step
         .Arg<Reals<4>>().Arg<Reals<3>>().Arg<Reals<2>>()  // features, targets, readout
         .Arg<Reals<1>>()                                  // learning_rate
         .Arg<Ints<0>>().Arg<Ints<0>>().Arg<Ints<0>>()     // first_step, start, n_steps
         .Ret<Reals<4>>().Ret<Reals<2>>().Ret<Ints<2>>()); // weights, loss_sum, diverged_step
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    phasejax_mean_gradient, mean_gradient,
+    ffi::Ffi::Bind()
+        .Arg<Array>()                                     // weights (..., N2, N1)
+        .Arg<Array>().Arg<Array>().Arg<Array>()           // features (..., D, N1), targets (..., D), readout (..., N2)
+        .Ret<Array>());                                   // gradients (..., N2, N1)

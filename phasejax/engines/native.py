@@ -31,7 +31,9 @@ def why_not(experiment: Experiment, on_cpu: bool) -> str | None:
 
 def _target(experiment: Experiment) -> str:
     n1, n2 = experiment.network.widths[-3:-1]
-    return compiled.target("engines/native.cc", experiment.precision, N1=n1, N2=n2, BATCH=experiment.sgd.batch_size)
+    return compiled.target(
+        "engines/native.cc", "advance", experiment.precision, N1=n1, N2=n2, BATCH=experiment.sgd.batch_size
+    )
 
 
 def engine(experiment: Experiment) -> Advance:

@@ -1,0 +1,129 @@
+"""Gradients and sums over samples, by the kernels and by the library, against NumPy in double precision."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from phasejax import Network, compiled, samples
+
+
+@pytest.fixture(params=["kernel", "library"], autouse=True)
+def route(request, monkeypatch):
+    if request.param == "library":
+        monkeypatch.setattr(compiled, "target", no_compiler)
+    else:
+        skip_without_compiler()
+    return request.param
+
+
+def no_compiler(*_, **__):
+    raise compiled.BuildError("no C++ compiler was found")
+
+
+def skip_without_compiler():
+    """A kernel that does not compile is a failure; a machine without a compiler is none."""
+    try:
+        compiled.target("samples.cc", "products", "float32", N=16)
+    except compiled.BuildError as error:
+        if "no C++ compiler" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+def draw(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape) for shape in shapes]
+
+
+def close(found, exact, precision, terms):
+    """Sums of so many terms of order one, each exact to rounding."""
+    assert found.dtype == precision
+    np.testing.assert_allclose(found, exact, rtol=0, atol=8 * terms**0.5 * np.finfo(precision).eps * np.abs(exact).max())
+
+
+def vmapped(function, *arrays, axes=0):
+    """Traced anew, whatever the route was before."""
+    return jax.tree.map(np.array, jax.jit(jax.vmap(lambda *a: function(*a), in_axes=axes))(*map(jnp.asarray, arrays)))
+
+
+def test_gradients_of_every_layer_by_finite_differences():
+    rng = np.random.default_rng(0)
+    layers = [rng.normal(size=s) / np.sqrt(s[1]) for s in ((7, 5), (4, 7), (1, 4))]
+    x, y = rng.normal(size=(60, 5)), rng.normal(size=(60, 1))
+    network = Network((5, 7, 4, 1), "gelu", (1, 2, 3))
+    with jax.enable_x64(True):
+
+        def loss(layers):
+            h = x
+            for w in layers[:-1]:
+                h = jax.nn.gelu(h @ w.T, approximate=False)
+            return 0.5 * jnp.sum((h @ layers[-1].T - y) ** 2)
+
+        exact = jax.grad(loss)([jnp.asarray(w) for w in layers])
+        made = samples.on_samples(network, [jnp.asarray(w) for w in layers], jnp.asarray(x), jnp.asarray(y))
+        inputs = x
+        for w, u, g, gradient in zip(layers, made.u, made.g, exact, strict=True):
+            np.testing.assert_allclose(u.T, inputs @ w.T, rtol=1e-12)
+            np.testing.assert_allclose(g @ inputs, gradient, rtol=1e-10)
+            last, inputs = inputs, np.array(jax.nn.gelu(inputs @ w.T, approximate=False))
+        np.testing.assert_allclose(made.entering[-1].T, last, rtol=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize(("n", "count"), [(16, 128), (5, 33)])
+def test_products_and_rows(n, count, precision):
+    u, g, basis = draw((7, n, count), (7, n, count), (7, n, n))
+    with jax.enable_x64(precision == "float64"):
+        u, g, basis = (part.astype(precision) for part in (u, g, basis))
+        found = vmapped(samples.products, u, g)
+        means, squares = vmapped(samples.end_rows, basis, u, g)
+    u, g, basis = (part.astype(float) for part in (u, g, basis))
+    exact = [np.einsum("zia,zja->zij", a, b) / count for a, b in ((u, g), (u**2, g**2), (u * g, u * g))]
+    close(found, np.stack(exact, 1), precision, count)
+    matrices = np.einsum("zia,zja->zaij", u, g)
+    turned = np.einsum("zik,zaij,zjl->zakl", basis, matrices + matrices.swapaxes(2, 3), basis)[:, :, [0, -1]]
+    close(means, turned.mean(1), precision, n * count)
+    close(squares, (turned**2).mean(1), precision, n * count)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("count", [4000, 6, 1])
+def test_mean_gradient(count, precision):
+    """Twenty-one students of each of two tasks, and of one that all share."""
+    network = Network((3, 32, 16, 1))
+    w, readout, x, y = draw((2, 21, 16, 32), (2, 1, 16), (2, count, 32), (2, count, 1))
+    with jax.enable_x64(precision == "float64"):
+        w, readout, x, y = (part.astype(precision) / 4 for part in (w, readout, x, y))
+
+        def gradient(w, readout, x, y):
+            (found,) = samples.mean_gradient(network, (w, readout), x, y)
+            return found
+
+        def of_task(w, readout, x, y):
+            return jax.vmap(gradient, in_axes=(0, None, None, None))(w, readout, x, y)
+
+        found = vmapped(of_task, w, readout, x, y)
+        shared = vmapped(of_task, w, readout[1], x[1], y[1], axes=(0, None, None, None))
+        alone = vmapped(gradient, w[1, 3:4], readout[1], x[1], y[1], axes=(0, None, None, None))
+    w, readout, x, y = (part.astype(float) for part in (w, readout, x, y))
+    f = np.tanh(np.einsum("tsij,taj->tsai", w, x))
+    error = np.einsum("tki,tsai->tsak", readout, f) - y[:, None]
+    exact = np.einsum("tsai,taj->tsij", error * readout[:, None] * (1 - f**2), x) / count
+    close(found, exact, precision, count)
+    assert (shared[1] == found[1]).all()
+    close(alone[0], exact[1, 3], precision, count)
+
+
+def test_samples_that_students_share_otherwise_are_refused(route):
+    """Here along the last axis of students only; the kernel takes a vector's students through the same samples."""
+    w, readout, x, y = (part.astype(np.float32) for part in draw((3, 4, 16, 32), (1, 16), (4, 8, 32), (4, 8, 1)))
+
+    def gradient(w, x, y):
+        return samples.mean_gradient(Network((3, 32, 16, 1)), (w, jnp.asarray(readout)), x, y)
+
+    apart = jax.vmap(jax.vmap(gradient), in_axes=(0, None, None))
+    with pytest.raises(Exception, match="do not fit together") if route == "kernel" else contextlib.nullcontext():
+        jax.block_until_ready(apart(w, x, y))
