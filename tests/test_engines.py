@@ -135,6 +135,29 @@ def test_training_loss_is_summed_before_each_update(engine):
     assert summed == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # a learning rate of 4e38 is infinite in float32
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("sigmas", [1, 3])
+def test_cells_that_fill_no_vector_share_one_with_other_seeds_unharmed(sigmas, precision):
+    """Seven seeds a device and 5 or 15 cells: a seed trains to the same bits with others as alone."""
+    temperatures, sigma_w = (1e38, 64.0, 1.0, 0.25, 2**-5), (0.125, 1.0, 256.0)[:sigmas]
+    experiment = small(grid=Grid(temperatures=temperatures, sigma_w=sigma_w, seeds=14), precision=precision)
+
+    def trained(experiment):
+        state = Bench(experiment, "native").advance(50).state
+        return [np.array(part) for part in (*state.weights, state.loss_sum, state.diverged_step)]
+
+    with jax.enable_x64(precision == "float64"):
+        together = trained(experiment)
+        assert (together[-1][:, 0] >= 0).all() == (precision == "float32"), "some of them diverged"
+        for label in (0, 2, 6, 7, 13):
+            alone = trained(
+                dataclasses.replace(experiment, grid=dataclasses.replace(experiment.grid, seeds=1, first_seed=label))
+            )
+            for a, b in zip(together, alone, strict=True):
+                np.testing.assert_array_equal(a[label], b[0])
+
+
 def test_auto_takes_the_fastest_that_applies_and_says_why_not():
     everything = small(network=Network((3, 8, 8, 8, 8, 1), "relu", (1, 2, 3, 4, 5)))
     chosen = engines.choose(everything, "auto", jax.devices())

@@ -60,10 +60,12 @@ INLINE void tiles(Work work) {
   if constexpr (WHOLE < EXTENT) work(WHOLE, std::integral_constant<int, EXTENT - WHOLE>{});
 }
 
+// Features, targets and readout are a Real each where all lanes share a seed, and a Vec where they do not.
+
 // Adds to the error what hidden units i .. i+ROWS-1 send out for examples b .. b+COUNT-1. Several rows at once, so that
 // every broadcast of a feature is used several times.
-template <int ROWS, int COUNT>
-INLINE void forward(Block& block, int i, int b, const Real* phi, const Real* readout) {
+template <int ROWS, int COUNT, class Number>
+INLINE void forward(Block& block, int i, int b, const Number* phi, const Number* readout) {
   Vec u[ROWS][COUNT] = {};
   for (int j = 0; j < N1; ++j) {
     UNROLL for (int k = 0; k < COUNT; ++k) {
@@ -80,8 +82,8 @@ INLINE void forward(Block& block, int i, int b, const Real* phi, const Real* rea
 }
 
 // Subtracts the gradient of the same tile from `from`; the error already carries what multiplies it.
-template <int ROWS, int COUNT>
-INLINE void backward(const Block& block, Vec (*from)[N1], int i, int b, const Real* phi) {
+template <int ROWS, int COUNT, class Number>
+INLINE void backward(const Block& block, Vec (*from)[N1], int i, int b, const Number* phi) {
   Vec delta[ROWS][COUNT];
   UNROLL for (int row = 0; row < ROWS; ++row) {
     UNROLL for (int k = 0; k < COUNT; ++k) delta[row][k] = block.slope[i + row][b + k] * block.error[b + k];
@@ -97,15 +99,17 @@ INLINE void backward(const Block& block, Vec (*from)[N1], int i, int b, const Re
 }
 
 // Leaves the errors of a batch and the slopes in the block, for `descend` to make use of.
-INLINE void evaluate(Block& block, const Real* phi, const Real* targets, const Real* readout) {
-  for (int b = 0; b < BATCH; ++b) block.error[b] = splat(-targets[b]);
+template <class Number>
+INLINE void evaluate(Block& block, const Number* phi, const Number* targets, const Number* readout) {
+  for (int b = 0; b < BATCH; ++b) block.error[b] = -targets[b] - Vec{};
   tiles<N2, TILE_ROWS>([&](int i, auto rows) {
     tiles<BATCH, TILE_BATCH>([&](int b, auto count) { forward<rows(), count()>(block, i, b, phi, readout); });
   });
 }
 
 // Subtracts the gradient of half the squared errors' sum, times `factor`, from `from`.
-INLINE void descend(Block& block, Vec (*from)[N1], const Real* phi, Vec factor) {
+template <class Number>
+INLINE void descend(Block& block, Vec (*from)[N1], const Number* phi, Vec factor) {
   for (int b = 0; b < BATCH; ++b) block.error[b] *= factor;
   tiles<N2, TILE_ROWS>([&](int i, auto rows) {
     tiles<BATCH, TILE_BATCH>([&](int b, auto count) { backward<rows(), count()>(block, from, i, b, phi); });
@@ -113,7 +117,8 @@ INLINE void descend(Block& block, Vec (*from)[N1], const Real* phi, Vec factor) 
 }
 
 // One SGD step of a block; returns the batch loss before it.
-INLINE Vec sgd_step(Block& block, const Real* phi, const Real* targets, const Real* readout, Vec learning_rate) {
+template <class Number>
+INLINE Vec sgd_step(Block& block, const Number* phi, const Number* targets, const Number* readout, Vec learning_rate) {
   evaluate(block, phi, targets, readout);
   Vec loss = {};
   for (int b = 0; b < BATCH; ++b) loss += block.error[b] * block.error[b];
@@ -121,20 +126,40 @@ INLINE Vec sgd_step(Block& block, const Real* phi, const Real* targets, const Re
   return loss * (Real(0.5) / BATCH);
 }
 
-// Students at + 0 ... at + last into the lanes of (N2, N1) vectors; idle lanes repeat the last student.
-void pack(Vec (*vectors)[N1], const Real* weights, int64_t at, int64_t last) {
+// The student of each lane, by number; the first `count` lanes are in use, the others repeat the last of them.
+struct Lanes {
+  std::array<int64_t, LANES> student;
+  int64_t count;
+};
+
+Lanes consecutive(int64_t first, int64_t count) {
+  Lanes lanes{{}, std::min<int64_t>(LANES, count)};
+  for (int64_t v = 0; v < LANES; ++v) lanes.student[v] = first + std::min(v, lanes.count - 1);
+  return lanes;
+}
+
+void pack(Vec (*vectors)[N1], const Real* weights, const Lanes& lanes) {
   Real* const packed = reinterpret_cast<Real*>(vectors);  // [n2][n1][lane]
   for (int64_t v = 0; v < LANES; ++v) {
-    const Real* w = weights + (at + std::min(v, last)) * SIZE;
+    const Real* w = weights + lanes.student[v] * SIZE;
     for (int ij = 0; ij < SIZE; ++ij) packed[ij * LANES + v] = w[ij];
   }
 }
 
-void unpack(const Vec (*vectors)[N1], Real* weights, int64_t at, int64_t last) {
+void unpack(const Vec (*vectors)[N1], Real* weights, const Lanes& lanes) {
   const Real* const packed = reinterpret_cast<const Real*>(vectors);
-  for (int64_t v = 0; v <= last; ++v) {
-    Real* w = weights + (at + v) * SIZE;
+  for (int64_t v = 0; v < lanes.count; ++v) {
+    Real* w = weights + lanes.student[v] * SIZE;
     for (int ij = 0; ij < SIZE; ++ij) w[ij] = packed[ij * LANES + v];
+  }
+}
+
+// Sets vectors to numbers of several seeds, `offset` behind their pointers, each in the lanes of its mask.
+INLINE void mix(Vec* vectors, int64_t size, const std::vector<const Real*>& seeds, int64_t offset,
+                const std::vector<VecInt>& masks) {
+  for (int64_t k = 0; k < size; ++k) vectors[k] = splat(seeds[0][offset + k]);
+  for (size_t seed = 1; seed < seeds.size(); ++seed) {
+    for (int64_t k = 0; k < size; ++k) vectors[k] = masks[seed] ? splat(seeds[seed][offset + k]) : vectors[k];
   }
 }
 
@@ -168,33 +193,63 @@ ffi::Error advance(Reals<4> weights, Reals<2> loss_sum, Ints<2> diverged_step, R
   const DefaultFloatingPoint environment;
   const auto memory = std::make_unique<Block>();
   Block& block = *memory;
-  for (int64_t seed = 0; seed < seeds; ++seed) {
-    const Real* phi = features.typed_data() + (seed * batches + begin) * BATCH * N1;
-    const Real* y = targets.typed_data() + (seed * batches + begin) * BATCH;
-    const Real* w3 = readout.typed_data() + seed * N2;
-    for (int64_t cell = 0; cell < cells; cell += LANES) {
-      const int64_t at = seed * cells + cell, last = std::min<int64_t>(LANES, cells - cell) - 1;
-      Vec rate = {}, losses = {};
-      VecInt diverged = {};
-      pack(block.weights, weights.typed_data(), at, last);
-      for (int64_t v = 0; v < LANES; ++v) {
-        const int64_t from = std::min(v, last);
-        rate[v] = learning_rate.typed_data()[cell + from];
-        losses[v] = loss_sum.typed_data()[at + from];
-        diverged[v] = diverged_step.typed_data()[at + from];
-      }
-      for (int64_t step = 0; step < steps; ++step) {
-        const Vec loss = sgd_step(block, phi + step * BATCH * N1, y + step * BATCH, w3, rate);
-        losses += loss;
-        const VecInt finite = loss - loss == 0, now = Int(*first_step.typed_data() + step) - VecInt{};
-        diverged = (finite | (diverged >= 0)) ? diverged : now;
-      }
-      for (int64_t v = 0; v <= last; ++v) {
-        new_loss_sum->typed_data()[at + v] = losses[v];
-        new_diverged_step->typed_data()[at + v] = int32_t(diverged[v]);
-      }
-      unpack(block.weights, new_weights->typed_data(), at, last);
+  const auto phi = [&](int64_t seed) { return features.typed_data() + (seed * batches + begin) * BATCH * N1; };
+  const auto y = [&](int64_t seed) { return targets.typed_data() + (seed * batches + begin) * BATCH; };
+  const auto w3 = [&](int64_t seed) { return readout.typed_data() + seed * N2; };
+
+  // All the steps of a vector of students; `step_with` does one with its number and the learning rates.
+  const auto train = [&](const Lanes& lanes, const auto& step_with) {
+    pack(block.weights, weights.typed_data(), lanes);
+    Vec rate = {}, losses = {};
+    VecInt diverged = {};
+    for (int64_t v = 0; v < LANES; ++v) {
+      rate[v] = learning_rate.typed_data()[lanes.student[v] % cells];
+      losses[v] = loss_sum.typed_data()[lanes.student[v]];
+      diverged[v] = diverged_step.typed_data()[lanes.student[v]];
     }
+    for (int64_t step = 0; step < steps; ++step) {
+      const Vec loss = step_with(step, rate);
+      losses += loss;
+      const VecInt finite = loss - loss == 0, now = Int(*first_step.typed_data() + step) - VecInt{};
+      diverged = (finite | (diverged >= 0)) ? diverged : now;
+    }
+    for (int64_t v = 0; v < lanes.count; ++v) {
+      new_loss_sum->typed_data()[lanes.student[v]] = losses[v];
+      new_diverged_step->typed_data()[lanes.student[v]] = int32_t(diverged[v]);
+    }
+    unpack(block.weights, new_weights->typed_data(), lanes);
+  };
+
+  // What is left of a seed's cells behind whole vectors shares one with what is left of other seeds.
+  const int64_t left = cells % LANES, whole = cells - left, together = left ? std::min(LANES / left, seeds) : 1;
+  for (int64_t seed = 0; seed < seeds; ++seed) {
+    for (int64_t cell = 0; cell < (together > 1 ? whole : cells); cell += LANES) {
+      train(consecutive(seed * cells + cell, cells - cell), [&](int64_t step, Vec rate) {
+        return sgd_step(block, phi(seed) + step * BATCH * N1, y(seed) + step * BATCH, w3(seed), rate);
+      });
+    }
+  }
+  if (together == 1) return ffi::Error::Success();
+  const std::unique_ptr<Vec[]> mixed(new Vec[BATCH * N1 + BATCH + N2]);
+  Vec *const mixed_phi = mixed.get(), *const mixed_y = mixed_phi + BATCH * N1, *const mixed_w3 = mixed_y + BATCH;
+  for (int64_t first = 0; first < seeds; first += together) {
+    const int64_t members = std::min(together, seeds - first);
+    Lanes lanes{{}, members * left};
+    std::vector<VecInt> masks(members, VecInt{});
+    for (int64_t v = 0; v < LANES; ++v) {
+      const int64_t used = std::min(v, lanes.count - 1), member = used / left;
+      lanes.student[v] = (first + member) * cells + whole + used % left;
+      masks[member][v] = -1;
+    }
+    std::vector<const Real*> phis, ys, w3s;
+    for (int64_t seed = first; seed < first + members; ++seed)
+      phis.push_back(phi(seed)), ys.push_back(y(seed)), w3s.push_back(w3(seed));
+    mix(mixed_w3, N2, w3s, 0, masks);
+    train(lanes, [&](int64_t step, Vec rate) {
+      mix(mixed_phi, BATCH * N1, phis, step * BATCH * N1, masks);
+      mix(mixed_y, BATCH, ys, step * BATCH, masks);
+      return sgd_step(block, mixed_phi, mixed_y, mixed_w3, rate);
+    });
   }
   return ffi::Error::Success();
 }
@@ -231,15 +286,15 @@ ffi::Error mean_gradient(Array weights, Array features, Array targets, Array rea
     std::copy_n(features.typed_data() + task * samples * N1, samples * N1, phi.begin());
     std::copy_n(targets.typed_data() + task * samples, samples, y.begin());
     for (int64_t student = 0; student < students; student += LANES) {
-      const int64_t at = task * students + student, last = std::min<int64_t>(LANES, students - student) - 1;
-      pack(block.weights, weights.typed_data(), at, last);
+      const Lanes lanes = consecutive(task * students + student, students - student);
+      pack(block.weights, weights.typed_data(), lanes);
       std::fill_n(&gradient[0][0], SIZE, Vec{});
       for (int64_t batch = 0; batch < batches; ++batch) {
         const Real* const own = phi.data() + batch * BATCH * N1;
         evaluate(block, own, y.data() + batch * BATCH, readout.typed_data() + task * N2);
         descend(block, gradient, own, splat(-1 / Real(samples)));
       }
-      unpack(gradient, gradients->typed_data(), at, last);
+      unpack(gradient, gradients->typed_data(), lanes);
     }
   }
   return ffi::Error::Success();
