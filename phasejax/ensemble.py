@@ -6,6 +6,7 @@ seed is the same, to the bit, whatever runs beside it.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, get_args
@@ -244,7 +245,9 @@ def _observe(when: When, network: Network, observables: tuple[Observable, ...], 
     row = jax.vmap(of_student, in_axes=(0, 0, None, None, 0, None, None))
 
     def of_shard(state: State, tasks: Task, rates: Array, sigmas: Array, step: Array, window: Array) -> dict[str, Array]:
-        rows = -(-_TOGETHER // len(sigmas))
+        # A divisor, for what is left over would have to be compiled a second time.
+        divisors = (n for n in range(1, len(rates) + 1) if len(rates) % n == 0)
+        rows = min(divisors, key=lambda n: abs(math.log(n * len(sigmas) / _TOGETHER)))
 
         def of_seed(state: State, task: Task) -> dict[str, Array]:
             initial = jax.vmap(lambda sigma: initial_features(network, task, sigma))(sigmas)

@@ -151,16 +151,26 @@ def merge(sources: Sequence[Path], target: Path, attributes: Mapping[str, str]) 
                 made[name][where or ...] = np.concatenate(parts, axis - len(where))
 
 
+def attributes(path: Path) -> dict[str, Any]:
+    """Global attributes of a file.
+
+    Raises:
+        DamagedError: they cannot be read.
+    """
+    with _read(path) as nc:
+        return {name: nc.getncattr(name) for name in nc.ncattrs()}
+
+
 @contextlib.contextmanager
 def _read(path: Path) -> Iterator[netCDF4.Dataset]:
-    try:
-        nc = netCDF4.Dataset(path)
-    except OSError:
-        raise DamagedError(f"{path} is damaged: it cannot be opened") from None
-    with nc:
-        nc.set_auto_mask(False)
-        for variable in nc.variables.values():
-            _forget(variable)
+    with contextlib.ExitStack() as stack:
+        try:
+            nc = stack.enter_context(netCDF4.Dataset(path))
+            nc.set_auto_mask(False)
+            for variable in nc.variables.values():
+                _forget(variable)
+        except (OSError, RuntimeError):
+            raise DamagedError(f"{path} is damaged: it cannot be opened") from None
         try:
             yield nc
         except (KeyError, IndexError, AttributeError):

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import netCDF4
 import xarray as xr
 
 from phasejax import netcdf, store
@@ -222,8 +221,7 @@ def _attributes(experiment: Experiment, labels: range, path: Path) -> dict[str, 
     """Global attributes of a slab's file, which is checked to be one of this experiment."""
     if store.read_experiment(path) != _part(experiment, labels):
         raise StoreError(f"{path} comes from another experiment than the one in {path.parent}: delete it, or move it away.")
-    with netCDF4.Dataset(path) as nc:
-        return {name: nc.getncattr(name) for name in nc.ncattrs() if name != "coordinates"}
+    return {name: value for name, value in netcdf.attributes(path).items() if name != "coordinates"}
 
 
 def _part(experiment: Experiment, labels: range) -> Experiment:

@@ -28,7 +28,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-import netCDF4
 import numpy as np
 import xarray as xr
 
@@ -349,7 +348,7 @@ def _open(file: Path) -> xr.Dataset:
         return xr.open_dataset(file, engine="netcdf4")
     except PermissionError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror}.") from None
-    except (OSError, RuntimeError, ValueError):
+    except Exception:  # damaged bytes fail in any way HDF5, netCDF4 and xarray know
         raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
 
 
@@ -370,9 +369,8 @@ def read_experiment(out: str | Path) -> Experiment:
             raise
     if file.exists():
         try:
-            with netCDF4.Dataset(file) as nc:
-                return Experiment.from_toml(str(nc.getncattr("experiment")), str(file))
-        except (OSError, AttributeError):
+            return Experiment.from_toml(str(netcdf.attributes(file)["experiment"]), str(file))
+        except (DamagedError, KeyError):
             raise StoreError(f"{file} is not a run of phasejax.") from None
     raise StoreError(f"{out} holds no run to resume: neither {file} nor {folder / 'experiment.toml'} is there.")
 
