@@ -19,6 +19,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from phasejax import Experiment, Grid, Schedule, Sgd, TeacherStudent  # noqa: E402
+from phasejax.observables import standard  # noqa: E402
 
 COLD = tuple(2.0**k for k in range(-5, -1))
 """Temperatures at which training is not chaotic, so that trajectories can be compared."""
@@ -39,13 +40,15 @@ def pytest_sessionfinish():
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+def few(network):
+    """For tests that do not look at the others: most of what a test costs is their compilation."""
+    names = ("test_loss", "train_loss", "gradient_norm", "target_eigenvalues", "weights", "diverged_step")
+    return tuple(observable for observable in standard(network) if observable.name.startswith(names))
+
+
 @pytest.fixture
 def few_observables(monkeypatch):
-    """For tests that do not look at the others: most of what a test costs is their compilation."""
-    from phasejax.observables import standard
-
-    few = tuple(o for o in standard(Experiment().network) if o.name in ("test_loss", "target_eigenvalues", "weights"))
-    monkeypatch.setattr("phasejax.observables.standard", lambda network: few)
+    monkeypatch.setattr("phasejax.observables.standard", few)
 
 
 @pytest.fixture(scope="session")
@@ -59,4 +62,4 @@ def finished(tmp_path_factory):
     return experiment, path.with_suffix(".nc")
 
 
-__all__ = ["COLD", "Sgd", "small"]
+__all__ = ["COLD", "Sgd", "few", "small"]

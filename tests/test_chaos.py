@@ -1,12 +1,16 @@
 """Above T = 2^-2 training is chaotic: there engines agree as distributions over the ensemble, observable by observable."""
 
+import functools
+
+import jax
 import numpy as np
 import pytest
 from conftest import small
 from scipy.stats import kstwo
 
 import phasejax
-from phasejax import ExperimentError, Grid, Schedule
+from phasejax import ExperimentError, Grid, Schedule, Sgd
+from phasejax.engines import pallas
 
 CHAOTIC = (0.5, 64.0)
 # A family of tests errs with at most this probability if engines do agree: each has this over their number (Bonferroni),
@@ -14,11 +18,12 @@ CHAOTIC = (0.5, 64.0)
 LEVEL = 0.01
 
 
-def ends(engine="autodiff", temperatures=CHAOTIC):
+def ends(engine="autodiff", precision="float32", order="cyclic", temperatures=CHAOTIC, seeds=256):
     """The last record of an ensemble: {variable: (cell, component, seed)}, where it has a seed and is defined."""
-    grid = Grid(temperatures=temperatures, sigma_w=(256.0, 1.0, 0.125), seeds=256)
+    grid = Grid(temperatures=temperatures, sigma_w=(256.0, 1.0, 0.125), seeds=seeds)
+    experiment = small(grid=grid, schedule=Schedule(400, records_per_decade=1), sgd=Sgd(order=order), precision=precision)
     try:
-        run = phasejax.simulate(small(grid=grid, schedule=Schedule(400, records_per_decade=1)), engine=engine)
+        run = phasejax.simulate(experiment, engine=engine)
     except ExperimentError as reason:
         if "compiler" not in str(reason):
             raise
@@ -51,23 +56,37 @@ def rejected(a, b):
     return {name for name, value in p.items() if (value < threshold).any()}
 
 
-@pytest.fixture(scope="module")
-def reference():
-    return ends()
+@functools.cache
+def reference(precision, order):
+    return ends("autodiff", precision, order)
 
 
-@pytest.mark.parametrize("engine", ["fused", "native"])
-def test_engines_have_equal_distributions_where_training_is_chaotic(engine, reference):
-    found = ends(engine)
-    assert found.keys() == reference.keys() >= {"test_loss", "G_t0", "eigenvalues", "V_S", "weights", "feature_density"}
-    apart = np.abs(found["weights"] - reference["weights"]).max((1, 2)) / np.abs(reference["weights"]).max((1, 2))
+def agree(found, expected):
+    assert found.keys() == expected.keys() >= {"test_loss", "G_t0", "eigenvalues", "V_S", "weights", "feature_density"}
+    apart = np.abs(found["weights"] - expected["weights"]).max((1, 2)) / np.abs(expected["weights"]).max((1, 2))
     assert apart.max() > 0.01, "these trajectories have parted, or it would be enough to compare them"
-    assert not rejected(found, reference)
+    assert not rejected(found, expected)
 
 
-def test_a_learning_rate_off_by_a_fifth_is_seen(reference):
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("order", ["cyclic", "shuffled", "iid"])
+@pytest.mark.parametrize("engine", ["fused", "native"])
+def test_engines_have_equal_distributions_where_training_is_chaotic(engine, order, precision):
+    agree(ends(engine, precision, order), reference(precision, order))
+
+
+def test_the_gpu_kernel_has_them_too(monkeypatch):
+    """Interpreted where there is no GPU, which takes its time: fewer seeds, one order and precision."""
+    if jax.devices()[0].platform != "gpu":
+        monkeypatch.setattr(pallas, "why_not", lambda *_: None)
+        monkeypatch.setattr(pallas, "engine", functools.partial(pallas.engine, interpret=True))
+    seeds = 64
+    agree(ends("pallas", seeds=seeds), {name: value[..., :seeds] for name, value in reference("float32", "cyclic").items()})
+
+
+def test_a_learning_rate_off_by_a_fifth_is_seen():
     other = ends(temperatures=tuple(1.2 * t for t in CHAOTIC))
-    assert {"test_loss", "eigenvalues", "gradient_norm"} & rejected(other, reference)
+    assert {"test_loss", "eigenvalues", "gradient_norm"} & rejected(other, reference("float32", "cyclic"))
 
 
 def test_p_values_are_scipys():

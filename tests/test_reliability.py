@@ -15,7 +15,7 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import small
+from conftest import few, small
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +49,7 @@ def train(out, moment, delay, cut):
 
     A run that is cut begins whole, goes on in two slabs, and is merged.
     """
+    phasejax.observables.standard = few
     events = itertools.count(1)
 
     def dangerous(function):
@@ -71,7 +72,7 @@ def train(out, moment, delay, cut):
         (netcdf, "_variable"),
     ):
         setattr(place, name, dangerous(getattr(place, name)))
-    begun = out.exists()
+    begun = any(path.exists() for path in store.paths(out))
     if cut and not store.slabs(out):
         with contextlib.suppress(phasejax.Interrupted):
             counter = itertools.count()
@@ -91,11 +92,10 @@ def processes():
     return context
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_file(finished, processes, tmp_path):
-    _, path = finished
+@pytest.mark.usefixtures("few_observables")
+def test_killed_at_any_moment_it_goes_on_to_the_same_file(processes, tmp_path):
     random, runs, kills = np.random.default_rng(0), 0, 0
-    with xr.open_dataset(path) as data:
-        expected = data.load().drop_attrs()
+    expected = phasejax.simulate(small()).drop_attrs()
     while kills < KILLS or not runs:
         out = tmp_path / f"run{runs}"
         moment = int(random.integers(1, 90)) if kills < KILLS else 0
