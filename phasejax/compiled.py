@@ -98,7 +98,6 @@ def target(source: str, kernel: str, precision: str, **sizes: int) -> str:
     return name
 
 
-@functools.cache
 def _library(source: str, precision: str, sizes: tuple[tuple[str, int], ...]) -> pathlib.Path:
     """The library of a source's kernels, built or found in the cache."""
     real = {"float32": "float", "float64": "double"}[precision]

@@ -1,4 +1,4 @@
-// What every kernel here begins with: vectors that hold one student a lane, and the ways in from JAX (jax.ffi).
+// What every kernel here begins with: vectors, and the ways in from JAX (jax.ffi).
 //
 // compiled.py puts this text in front of a kernel's source, and defines REAL (float or double).
 

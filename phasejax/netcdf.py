@@ -158,7 +158,10 @@ def attributes(path: Path) -> dict[str, Any]:
         DamagedError: they cannot be read.
     """
     with _read(path) as nc:
-        return {name: nc.getncattr(name) for name in nc.ncattrs()}
+        try:
+            return {name: nc.getncattr(name) for name in nc.ncattrs()}
+        except Exception:  # damaged bytes fail in any way HDF5 and netCDF4 know
+            raise DamagedError(f"{path} is damaged: its attributes cannot be read") from None
 
 
 @contextlib.contextmanager

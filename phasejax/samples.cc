@@ -16,8 +16,9 @@ struct Shape {
 // Of u and g, equal and (..., N, samples).
 Shape shape_of(const Array& u, const Array& g) {
   const auto shape = u.dimensions();
+  const auto other = g.dimensions();
   const bool fits = shape.size() >= 2 && shape[shape.size() - 2] == N && shape.back() > 0 &&
-                    u.element_count() == g.element_count();
+                    std::equal(shape.begin(), shape.end(), other.begin(), other.end());
   return fits ? Shape{int64_t(u.element_count()) / (N * shape.back()), shape.back()} : Shape{-1, 0};
 }
 

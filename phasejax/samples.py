@@ -60,7 +60,8 @@ def mean_gradient(network: Network, layers: Sequence[Array], x: Array, y: Array)
     Args:
         network: which layers are trained, and how.
         layers: weights from the first trained one to the readout.
-        x: (D, f), what enters the first of the layers; under `vmap` shared by all students, or by those of a leading axis.
+        x: (D, f), what enters the first of the layers. Under `vmap` students share it, or those of each leading axis do: the
+            kernel refuses samples that differ along a later axis only.
         y: (D, n_L), targets, likewise.
     """
     first = network.trainable[0]
@@ -75,7 +76,7 @@ def mean_gradient(network: Network, layers: Sequence[Array], x: Array, y: Array)
         return (jax.ffi.ffi_call(target, shape, vmap_method="expand_dims")(w, x, y[:, 0], readout[0]),)
 
     n, m = layers[0].shape
-    sizes = {"N1": m, "N2": n, "BATCH": 4}  # as of the usual engine, which is then built already
+    sizes = {"N1": m, "N2": n, "BATCH": 4}  # the usual batch, for which the engine has been built already
     kernel = ("engines/native.cc", "mean_gradient", sizes) if network.soft_committee else None
     return _summed(kernel, by_kernel, by_library, x, y, *layers)
 

@@ -120,7 +120,7 @@ def test_a_layer_that_starts_at_a_scale_of_its_own_has_its_own_bound():
 
 def test_jamming_line_is_where_side_peaks_appear(monkeypatch):
     """Those of this teacher ensemble vanish near 1/sigma_W = 0.68, not at sqrt 2, whatever the grid's resolution."""
-    names = ("feature_density", "target_eigenvalues")
+    names = ("feature_density", "target_eigenvalues", "test_loss")
     few = tuple(o for o in observables.standard(Experiment().network) if o.name in names)
     monkeypatch.setattr(observables, "standard", lambda network: few)
     grid = Grid(temperatures=(1.0,), sigma_w=tuple(2.0 ** (k / 4) for k in range(5)), seeds=60)

@@ -1,6 +1,6 @@
-// SGD on an ensemble of tanh students, one student per vector lane; called from JAX through jax.ffi.
+// SGD on an ensemble of tanh students, and the gradient over all samples, one student per vector lane.
 //
-// Compiled behind lanes.h for one network shape by native.py, which defines
+// Compiled behind lanes.h for one network shape by native.py and samples.py, which define
 //   N1 (features), N2 (hidden units), BATCH (examples in one step).
 //
 // Every loop below works on a whole vector of students and nothing ever crosses lanes, so what a student does depends,
@@ -44,7 +44,7 @@ INLINE Vec tanh(Vec u) {
   return (minus + plus * tanh_r) / (plus + minus * tanh_r);
 }
 
-// LANES students of one seed; small enough to stay in the first-level cache throughout a call.
+// LANES students; small enough to stay in the first-level cache throughout a call.
 struct Block {
   Vec weights[N2][N1];
   Vec slope[N2][BATCH];  // d(output) / d(preactivation) at this step
@@ -262,6 +262,12 @@ ffi::Error mean_gradient(Array weights, Array features, Array targets, Array rea
   const int64_t axes = int64_t(shape.size()) - 2, samples = shared.size() < 2 ? 0 : shared[shared.size() - 2];
   bool fits = axes >= 0 && shape[axes] == N2 && shape[axes + 1] == N1 && shared.size() == shape.size() && samples > 0 &&
               shared.back() == N1 && gradients->element_count() == weights.element_count();
+  const auto like_features = [&](const Array& other, int64_t rank, int64_t size) {
+    const auto found = other.dimensions();
+    return int64_t(found.size()) == rank && found.back() == size &&
+           std::equal(found.begin(), found.begin() + axes, shared.begin());
+  };
+  fits = fits && like_features(targets, axes + 1, samples) && like_features(readout, axes + 1, N2);
   int64_t tasks = 1, students = 1;  // students of a task
   for (int64_t axis = 0; fits && axis < axes; ++axis) {
     if (shared[axis] == shape[axis] && students == 1)
@@ -269,7 +275,7 @@ ffi::Error mean_gradient(Array weights, Array features, Array targets, Array rea
     else
       students *= shape[axis], fits = shared[axis] == 1;
   }
-  if (!fits || int64_t(targets.element_count()) != tasks * samples || int64_t(readout.element_count()) != tasks * N2)
+  if (!fits)
     return ffi::Error::InvalidArgument("phasejax: array shapes do not fit together or this build's network");
 
   const DefaultFloatingPoint environment;
