@@ -74,7 +74,7 @@ def test_gradients_of_every_layer_are_those_by_its_weights():
 
 @pytest.mark.usefixtures("route")
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize(("n", "count"), [(16, 128), (17, 33), (65, 3)])
+@pytest.mark.parametrize(("n", "count"), [(16, 128), (4, 33), (65, 3)])
 def test_products_and_rows(n, count, precision):
     u, g, basis = draw((7, n, count), (7, n, count), (7, n, n))
     with jax.enable_x64(precision == "float64"):
