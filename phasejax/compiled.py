@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 
 import jax
 
@@ -96,6 +97,16 @@ def target(source: str, kernel: str, precision: str, **sizes: int) -> str:
         raise BuildError(f"{library} could not be loaded: {error}") from None
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     return name
+
+
+def with_target(
+    by_kernel: Callable, otherwise: Callable, source: str, kernel: str, precision: str, **sizes: int
+) -> Callable:
+    """`by_kernel` with the kernel's target as its first argument, or `otherwise` where it cannot be built."""
+    try:
+        return functools.partial(by_kernel, target(source, kernel, precision, **sizes))
+    except BuildError:
+        return otherwise
 
 
 def _library(source: str, precision: str, sizes: tuple[tuple[str, int], ...]) -> pathlib.Path:

@@ -4,8 +4,6 @@ On CPUs by a kernel of one-sided Jacobi rotations (`linalg.cc`), one student a v
 is, and by JAX's own decompositions elsewhere. The two agree to rounding.
 """
 
-import contextlib
-import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -70,8 +68,7 @@ def _decompose(matrix: Array, by_kernel: Callable[[str, Array], T], by_library: 
     # and wait there for ever if every thread of the pool is itself inside such a call (one device a core makes that happen).
     on_cpu = custom_batching.sequential_vmap(by_library)
     if n * (n + m) <= _KERNEL_SIZE:
-        with contextlib.suppress(compiled.BuildError):
-            on_cpu = functools.partial(by_kernel, compiled.target("linalg.cc", "left_singular", matrix.dtype.name))
+        on_cpu = compiled.with_target(by_kernel, on_cpu, "linalg.cc", "left_singular", matrix.dtype.name)
     # What they answer to NaN is not specified; a student that diverged has no spectrum.
     finite = jnp.isfinite(matrix).all()
     found = jax.lax.platform_dependent(jnp.where(finite, matrix, 0), cpu=on_cpu, default=by_library)

@@ -4,7 +4,6 @@ On CPUs the sums come from kernels (`samples.cc`, `engines/native.cc`) where the
 samples once and write down nothing on the way; elsewhere from JAX's own products. The two agree to rounding.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -131,7 +130,5 @@ def _summed(
     on_cpu = by_library
     if kernel:
         source, name, sizes = kernel
-        with contextlib.suppress(compiled.BuildError):
-            target = compiled.target(source, name, arrays[0].dtype.name, **sizes)
-            on_cpu = lambda *arrays: by_kernel(target, *arrays)  # noqa: E731
+        on_cpu = compiled.with_target(by_kernel, by_library, source, name, arrays[0].dtype.name, **sizes)
     return jax.lax.platform_dependent(*arrays, cpu=on_cpu, default=by_library)

@@ -18,7 +18,7 @@ import pytest  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-from phasejax import Experiment, Grid, Schedule, Sgd, TeacherStudent  # noqa: E402
+from phasejax import Experiment, Grid, Schedule, Sgd, TeacherStudent, compiled  # noqa: E402
 from phasejax.observables import standard  # noqa: E402
 
 COLD = tuple(2.0**k for k in range(-5, -1))
@@ -33,6 +33,16 @@ def small(**parts: object) -> Experiment:
         "schedule": Schedule(steps=60),
     }
     return dataclasses.replace(Experiment(), **(defaults | parts))
+
+
+def skip_without_compiler(source: str, kernel: str, **sizes: int) -> None:
+    """A kernel that does not compile is a failure; a machine without a compiler is none."""
+    try:
+        compiled.target(source, kernel, "float32", **sizes)
+    except compiled.BuildError as error:
+        if "no C++ compiler" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 def pytest_sessionfinish():
@@ -62,4 +72,4 @@ def finished(tmp_path_factory):
     return experiment, path.with_suffix(".nc")
 
 
-__all__ = ["COLD", "Sgd", "few", "small"]
+__all__ = ["COLD", "Sgd", "few", "skip_without_compiler", "small"]

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import skip_without_compiler
 
-from phasejax import compiled, linalg
+from phasejax import linalg
 
 SHAPES = [(16, 32), (5, 3), (2, 2), (1, 7), (7, 1), (17, 20)]
 
@@ -15,17 +16,7 @@ def route(request, monkeypatch):
     if request.param == "library":
         monkeypatch.setattr(linalg, "_KERNEL_SIZE", 0)
     else:
-        skip_without_compiler()
-
-
-def skip_without_compiler():
-    """A kernel that does not compile is a failure; a machine without a compiler is none."""
-    try:
-        compiled.target("linalg.cc", "left_singular", "float32")
-    except compiled.BuildError as error:
-        if "no C++ compiler" not in str(error):
-            raise
-        pytest.skip(str(error))
+        skip_without_compiler("linalg.cc", "left_singular")
 
 
 def batch(function, matrices):
@@ -106,7 +97,7 @@ def test_what_is_not_finite_has_no_spectrum_and_its_neighbours_theirs():
 
 def test_a_students_spectrum_depends_on_no_neighbour():
     """To the bit, though a vector's other students need more sweeps, or fewer."""
-    skip_without_compiler()
+    skip_without_compiler("linalg.cc", "left_singular")
     w = matrices((16, 32), "float32")
     values, vectors = batch(linalg.left_singular, w)
     for k in (0, 3, 7, 8, 20):
@@ -120,7 +111,7 @@ def test_a_students_spectrum_depends_on_no_neighbour():
 @pytest.mark.parametrize("order", ["falling", "rising", "any"])
 def test_small_singular_values_are_accurate_relative_to_themselves(order):
     """Rows of very different lengths: the library knows the small values to rounding of the largest only."""
-    skip_without_compiler()
+    skip_without_compiler("linalg.cc", "left_singular")
     rng = np.random.default_rng(2)
     lengths = np.logspace(0, -5, 16)
     lengths = {"falling": lengths, "rising": lengths[::-1], "any": rng.permutation(lengths)}[order]

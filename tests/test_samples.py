@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import skip_without_compiler
 
 from phasejax import Network, compiled, samples
 
@@ -15,22 +16,12 @@ def route(request, monkeypatch):
     if request.param == "library":
         monkeypatch.setattr(compiled, "target", no_compiler)
     else:
-        skip_without_compiler()
+        skip_without_compiler("samples.cc", "products", N=16)
     return request.param
 
 
 def no_compiler(*_, **__):
     raise compiled.BuildError("no C++ compiler was found")
-
-
-def skip_without_compiler():
-    """A kernel that does not compile is a failure; a machine without a compiler is none."""
-    try:
-        compiled.target("samples.cc", "products", "float32", N=16)
-    except compiled.BuildError as error:
-        if "no C++ compiler" not in str(error):
-            raise
-        pytest.skip(str(error))
 
 
 def draw(*shapes):
