@@ -104,3 +104,8 @@ def test_a_ratio_is_taken_within_rounds():
     assert benchmark.ratio(ours, None) is None
     points = [{"value": value, "rate": [rate]} for value, rate in ((10, 4.0), (50, 5.0), (500, 50.0))]
     assert benchmark.spread(points, 10, 100) == pytest.approx(0.25)
+
+
+def test_the_page_has_the_tables_of_the_benchmark_that_is_kept():
+    kept = json.loads((ROOT / "benchmarks" / "two-cores" / "benchmark.json").read_text())
+    assert benchmark.tables(kept).strip() in (ROOT / "docs" / "performance.md").read_text()
