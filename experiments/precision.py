@@ -26,7 +26,7 @@ from scipy.stats import ks_2samp
 
 from phasejax import Experiment, ExperimentError, Grid, Schedule, StoreError, simulate
 from phasejax.figures.style import STYLE_SHEET, TWO_COLUMNS, power_of_two, training_length
-from phasejax.store import paths
+from phasejax.files.layout import paths
 
 COLD, HOT = (2.0**-5, 2.0**-3), (4.0, 64.0)
 PHASES = {"ordered": (COLD, 0.125), "jammed": (COLD, 256.0), "paramagnetic": (HOT, 0.125)}

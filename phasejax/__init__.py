@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from phasejax.activations import register_activation
     from phasejax.experiment import Experiment, ExperimentError, Grid, Network, Schedule, Sgd, TeacherStudent
+    from phasejax.files.durable import StoreError
+    from phasejax.files.reading import open_run as open
     from phasejax.observables import Observable
     from phasejax.simulation import Interrupted, simulate
-    from phasejax.store import StoreError
-    from phasejax.store import open_run as open
 
 _HOMES = {
     "register_activation": "activations",
@@ -26,8 +26,8 @@ _HOMES = {
     "Interrupted": "simulation",
     "Observable": "observables",
     "simulate": "simulation",
-    "StoreError": "store",
-    "open": "store",
+    "StoreError": "files.durable",
+    "open": "files.reading",
 }
 
 __all__ = [

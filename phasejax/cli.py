@@ -111,13 +111,14 @@ def run(argv: Sequence[str]) -> NoReturn:
         options = _read_run(argv)
         out = options.resume or options.out or _default_out(options)
         seconds = _seconds(options.time_limit)
-        from phasejax import shards, store
+        from phasejax.files import slabs
+        from phasejax.files.layout import paths
 
-        shard = shards.read_shard(options.shard) if options.shard else None
-        if not shards.plan(out, options.experiment, shard, options.resume is not None, options.overwrite):
+        shard = slabs.read_shard(options.shard) if options.shard else None
+        if not slabs.plan(out, options.experiment, shard, options.resume is not None, options.overwrite):
             if not shard:
-                shards.finish(out, whole=True).close()
-            what = "its share of the seeds" if shard else store.paths(out)[1]
+                slabs.finish(out, whole=True).close()
+            what = "its share of the seeds" if shard else paths(out)[1]
             print(f"{what} is finished already.")
             sys.exit(0)
         _train(options, out, shard, _devices(options.device), time.monotonic() + seconds)
@@ -128,14 +129,15 @@ def status(argv: Sequence[str]) -> NoReturn:
     """The command `status`: say how far a run is, a line for every slab of it. Arguments as on the command line."""
     with _one_sentence():
         out = _parse(Status, argv, "status").run
-        from phasejax import store
+        from phasejax.files.layout import has_states, paths, slabs_in
+        from phasejax.files.reading import progress, read_experiment
 
-        folder, file = store.paths(out)
-        experiment = store.read_experiment(out)
-        parts = [] if file.exists() else list(store.slabs(folder).values())
-        if store.has_states(folder) or not parts:
+        folder, file = paths(out)
+        experiment = read_experiment(out)
+        parts = [] if file.exists() else list(slabs_in(folder).values())
+        if has_states(folder) or not parts:
             parts.append(out)
-        found = [store.progress(part) for part in parts]
+        found = [progress(part) for part in parts]
         for part in found:
             print(_so_far(part))
         lacking = set(experiment.seed_labels).difference(*(part.experiment.seed_labels for part in found))
@@ -150,9 +152,9 @@ def merge(argv: Sequence[str]) -> NoReturn:
     """The command `merge`: one file of all slabs. Arguments as on the command line."""
     with _one_sentence():
         out = _parse(Merge, argv, "merge").run
-        from phasejax import shards
+        from phasejax.files import slabs
 
-        print(f"Wrote {shards.merge(out)}.")
+        print(f"Wrote {slabs.merge(out)}.")
     sys.exit(0)
 
 
@@ -162,7 +164,9 @@ def figures(argv: Sequence[str]) -> NoReturn:
         options = _parse(Figures, argv, "figures")
         from phasejax import claims, report
         from phasejax.figures import chosen, draw_all
-        from phasejax.store import load_run, paths, staged
+        from phasejax.files.durable import staged
+        from phasejax.files.layout import paths
+        from phasejax.files.reading import load_run
 
         out, names = options.out or Path("figures") / paths(options.run)[0].name, chosen(options.only)
         dataset = load_run(options.run)
@@ -177,8 +181,8 @@ def figures(argv: Sequence[str]) -> NoReturn:
 
 
 def _train(options: Run, out: Path, shard: Any, devices: Sequence[Any], until: float) -> None:
+    from phasejax.files.layout import paths
     from phasejax.simulation import Interrupted, simulate
-    from phasejax.store import paths
 
     received = _signals()
     started = time.monotonic()
@@ -292,7 +296,7 @@ def _read_run(argv: Sequence[str]) -> Run:
         for contradiction in ("--out", "--overwrite"):
             if any(argument.partition("=")[0] == contradiction for argument in argv):
                 raise ExperimentError(f"--resume and {contradiction} cannot go together: a run goes on where it is.")
-        from phasejax.store import read_experiment
+        from phasejax.files.reading import read_experiment
 
         experiment = read_experiment(known.resume)
     else:
@@ -389,8 +393,8 @@ def _one_sentence() -> Any:
         sys.exit(2)
     except Exception as refusal:
         # Importing these costs xarray's import time, so it is done only where something has gone wrong already.
+        from phasejax.files.durable import StoreError
         from phasejax.records import RunError
-        from phasejax.store import StoreError
 
         if isinstance(refusal, OSError) and refusal.filename:
             refusal = f"{refusal.filename} cannot be used: {refusal.strerror}."

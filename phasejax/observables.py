@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from phasejax.experiment import Network, refuse
+from phasejax.files.schema import RESERVED
 from phasejax.level_dynamics import READINGS, LevelDynamics, level_dynamics
 from phasejax.linalg import left_singular
 from phasejax.network import loss
@@ -220,13 +221,6 @@ def standard(network: Network) -> tuple[Observable, ...]:
     own += [_level_dynamics(k, layer, f"_{layer}" if several else "") for k, layer in enumerate(network.trainable)
             if network.widths[layer] > 1]  # fmt: skip
     return sum(own, general)
-
-
-RESERVED = frozenset(
-    {"step", "epoch", "step_decades", "step_ends", "temperature", "learning_rate", "batch_size"}
-    | {"sigma_w", "inverse_sigma_w", "seed"}
-)
-"""Names of the file's own coordinates."""
 
 
 def combine(standard: Sequence[Observable], own: Sequence[Observable]) -> tuple[Observable, ...]:

@@ -16,14 +16,17 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from phasejax import engines, observables, shards, store
+from phasejax import engines, observables
 from phasejax.ensemble import MATMUL_PRECISION, Ensemble, State, build
 from phasejax.experiment import EngineName, Experiment, Stop, refuse
-from phasejax.netcdf import Record
+from phasejax.files import slabs
+from phasejax.files.folder import Store, keep_experiment
+from phasejax.files.layout import paths
+from phasejax.files.netcdf import Record
+from phasejax.files.slabs import Shard
+from phasejax.files.state import Checkpoint
 from phasejax.observables import Observable
 from phasejax.provenance import commit, device_name, source, versions
-from phasejax.shards import Shard
-from phasejax.store import Checkpoint, Store, paths
 from phasejax.task import Task
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "xarray", "netCDF4")
@@ -60,7 +63,7 @@ def simulate(
         resume: go on with the run in `out`, from its last checkpoint; a finished one is returned as it is.
         overwrite: delete what is in `out`; with `shard` only its own slab.
         shard: (i, n) trains the i-th, from 0, of n slabs of seeds, in a folder of its own under `out`; once all are there,
-            `phasejax.shards.merge` makes the one file.
+            `phasejax.files.slabs.merge` makes the one file.
         progress: show a progress bar on standard error if that is a terminal, and name the engine.
         checkpoint_seconds: a checkpoint is written after the first call after this many seconds.
         interrupted: asked every few seconds; once it says True a checkpoint is written and `Interrupted` raised.
@@ -84,9 +87,9 @@ def simulate(
                      checkpoint_seconds=checkpoint_seconds, interrupted=interrupted).close()  # fmt: skip
             return xr.load_dataset(paths(run)[1])
 
-    pieces = shards.plan(out, experiment, shard and Shard(*shard), resume, overwrite)
+    pieces = slabs.plan(out, experiment, shard and Shard(*shard), resume, overwrite)
     if not pieces:
-        return shards.finish(out, shard is None)
+        return slabs.finish(out, shard is None)
     folder, _ = paths(out)
     chosen_devices = list(devices or jax.devices())
     chosen = engines.choose(experiment, engine, chosen_devices)
@@ -101,7 +104,7 @@ def simulate(
             ensemble = build(piece.experiment, chosen.advance, every, chosen_devices)
             space = _space(piece.experiment, *ensemble.check(piece.experiment, every))
             if piece.out != folder:
-                store.keep_experiment(folder, experiment)
+                keep_experiment(folder, experiment)
             own = attributes | {"experiment": piece.experiment.to_toml()}
             with Store(piece.out, piece.experiment, every, own, resume, overwrite, space) as files:
                 if progress and files.left_by:
@@ -113,7 +116,7 @@ def simulate(
                 run = _Run(piece.experiment, ensemble, files, checkpoint, progress, checkpoint_seconds, interrupted)
                 run.to_the_end()
                 files.consolidate()
-    return shards.finish(out, shard is None)
+    return slabs.finish(out, shard is None)
 
 
 def _space(experiment: Experiment, record_bytes: Mapping[str, int], state_bytes: int) -> int:

@@ -28,10 +28,10 @@ from phasejax import (
     Schedule,
     StoreError,
     TeacherStudent,
-    netcdf,
-    shards,
-    store,
 )
+from phasejax.files import durable, netcdf, slabs
+from phasejax.files.layout import discard, paths, slabs_in
+from phasejax.files.reading import progress, read_experiment
 
 KILLS = 30
 
@@ -72,8 +72,8 @@ def train(out, moment, delay, cut):
         (netcdf, "_variable"),
     ):
         setattr(place, name, dangerous(getattr(place, name)))
-    begun = any(path.exists() for path in store.paths(out))
-    if cut and not store.slabs(out):
+    begun = any(path.exists() for path in paths(out))
+    if cut and not slabs_in(out):
         with contextlib.suppress(phasejax.Interrupted):
             counter = itertools.count()
             phasejax.simulate(
@@ -160,7 +160,7 @@ def stopped(experiment, out, calls=6):
 
 def test_the_lock_of_a_process_that_died_is_taken_over_with_a_sentence(tmp_path, capsys):
     stopped(small(), tmp_path / "run")
-    assert not store.progress(tmp_path / "run").owner
+    assert not progress(tmp_path / "run").owner
     (tmp_path / "run" / "lock").write_text("process 1 on earth\n")
     phasejax.simulate(small(), tmp_path / "run", resume=True, progress=True).close()
     assert "process 1 on earth is gone" in capsys.readouterr().err
@@ -178,20 +178,20 @@ def test_what_is_deleted_first_can_be_made_again(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
-        store.discard(run)
+        discard(run)
     assert (True, True) in after
     assert (True, False) not in after
 
 
 def test_a_folder_that_is_removed_while_its_lock_is_waited_for_is_not_held(tmp_path, monkeypatch):
-    original = store.fcntl.flock
+    original = durable.fcntl.flock
 
     def flock(lock, how):
         (tmp_path / "lock").unlink()
         original(lock, how)
 
-    monkeypatch.setattr(store.fcntl, "flock", flock)
-    with pytest.raises(StoreError, match="just been finished or removed"), store.held(tmp_path):
+    monkeypatch.setattr(durable.fcntl, "flock", flock)
+    with pytest.raises(StoreError, match="just been finished or removed"), durable.held(tmp_path):
         pass
 
 
@@ -344,7 +344,7 @@ def one_sentence(text):
 
 def read_all(path):
     """Everything that reads a run."""
-    for read in (store.read_experiment, store.progress, phasejax.open, shards.merge):
+    for read in (read_experiment, progress, phasejax.open, slabs.merge):
         sentence = "It is one."
         try:
             found = read(path)

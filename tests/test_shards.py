@@ -8,9 +8,13 @@ import xarray as xr
 from conftest import small
 
 import phasejax
-from phasejax import ExperimentError, Grid, StoreError, shards, simulation, store
+from phasejax import ExperimentError, Grid, StoreError, simulation
 from phasejax.cli import main
-from phasejax.shards import Shard, read_shard
+from phasejax.files import folder, slabs
+from phasejax.files.durable import held
+from phasejax.files.layout import has_records, has_states, slabs_in
+from phasejax.files.reading import progress
+from phasejax.files.slabs import Shard, read_shard
 
 FOUR = small(grid=Grid(temperatures=(2**-5, 1.0), sigma_w=(256.0, 0.125), seeds=4, first_seed=7))
 
@@ -70,46 +74,46 @@ def test_slabs_make_the_file_of_an_uncut_run(expected, tmp_path, capsys):
 def test_an_uncut_run_goes_on_in_shards_and_in_other_shards(expected, tmp_path):
     run = tmp_path / "run"
     begin(run, 7)
-    step = store.progress(run).step
+    step = progress(run).step
     assert 0 < step < 60
     begin(run, 3, shard=(0, 2), resume=True)
-    assert store.progress(run / "seeds-7-8").step >= step, "it goes on from where the uncut run was"
+    assert progress(run / "seeds-7-8").step >= step, "it goes on from where the uncut run was"
     phasejax.simulate(FOUR, run, shard=(0, 4), resume=True).close()  # a slab of the slab
-    assert set(store.slabs(run)) == {range(7, 9), range(7, 8)}
+    assert set(slabs_in(run)) == {range(7, 9), range(7, 8)}
     phasejax.simulate(FOUR, run, shard=(1, 2), resume=True).close()
     phasejax.simulate(FOUR, run, shard=(0, 2), resume=True).close()
-    assert set(store.slabs(run)) == {range(7, 9), range(7, 8), range(8, 9), range(9, 11)}
-    shards.merge(run)
+    assert set(slabs_in(run)) == {range(7, 9), range(7, 8), range(8, 9), range(9, 11)}
+    slabs.merge(run)
     xr.testing.assert_identical(phasejax.open(run).drop_attrs(), expected)
 
 
 def test_a_slab_killed_before_its_first_state_begins_where_the_uncut_run_is(tmp_path, monkeypatch):
     run = tmp_path / "run"
     begin(run, 7)
-    step = store.progress(run).step
+    step = progress(run).step
 
     def killed(self, checkpoint):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.Store, "_save", killed)
+        patch.setattr(folder.Store, "_save", killed)
         with pytest.raises(KeyboardInterrupt):
             phasejax.simulate(FOUR, run, shard=(0, 2), resume=True)
-    assert store.has_records(run / "seeds-7-8")
-    assert not store.has_states(run / "seeds-7-8")
+    assert has_records(run / "seeds-7-8")
+    assert not has_states(run / "seeds-7-8")
     begin(run, 0, shard=(0, 2), resume=True)
-    assert store.progress(run / "seeds-7-8").step >= step > 0
+    assert progress(run / "seeds-7-8").step >= step > 0
 
 
 def test_a_run_whose_slab_is_being_written_is_refused_at_once(tmp_path):
     run = tmp_path / "run"
     begin(run, 3, shard=(0, 2))
     begin(run, 3, shard=(1, 2))
-    with store.held(run / "seeds-9-10"):
+    with held(run / "seeds-9-10"):
         for how in ({}, {"shard": (2, 4)}, {"shard": (1, 2)}):
             with pytest.raises(StoreError, match=r"seeds-9-10 is being written by process"):
-                shards.plan(run, FOUR, resume=True, **how)
-        assert [piece.out.name for piece in shards.plan(run, FOUR, Shard(0, 2), resume=True)] == ["seeds-7-8"]
+                slabs.plan(run, FOUR, resume=True, **how)
+        assert [piece.out.name for piece in slabs.plan(run, FOUR, Shard(0, 2), resume=True)] == ["seeds-7-8"]
 
 
 def test_going_on_with_finished_slabs_merges_them(expected, tmp_path, capsys):
@@ -137,7 +141,7 @@ def test_the_records_so_far_of_slabs_at_different_steps(expected, tmp_path):
     begin(run, 9, shard=(0, 2))
     begin(run, 5, shard=(1, 2))
     so_far = phasejax.open(run)
-    steps = min(phasejax.open(slab).sizes["step"] for slab in store.slabs(run).values())
+    steps = min(phasejax.open(slab).sizes["step"] for slab in slabs_in(run).values())
     assert 0 < so_far.sizes["step"] == steps < expected.sizes["step"]
     at = {axis: so_far[axis] for axis in ("step", "step_decades", "step_ends")}
     xr.testing.assert_identical(so_far.drop_attrs(), expected.sel(at))
@@ -177,7 +181,7 @@ def test_overwriting_a_run_takes_its_slabs_with_it(tmp_path):
     run = tmp_path / "run"
     begin(run, 3, shard=(0, 2))
     begin(run, 3, overwrite=True)
-    assert not store.slabs(run)
+    assert not slabs_in(run)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import xarray as xr
 from conftest import small
 
 import phasejax
-from phasejax import Experiment, Grid, Schedule, StoreError, store
+from phasejax import Experiment, Grid, Schedule, StoreError
+from phasejax.files import durable, folder, layout, reading
 
 
 def test_plain_xarray_reads_all_that_is_promised(finished):
@@ -70,7 +71,7 @@ def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     done, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda of: done.append(Path(f"/proc/self/fd/{of}").resolve().name) or fsync(of))
     monkeypatch.setattr(os, "replace", lambda old, new: done.append("renamed") or replace(old, new))
-    with store.atomically(tmp_path / "file", tmp_path) as temporary:
+    with durable.atomically(tmp_path / "file", tmp_path) as temporary:
         temporary.write_text("whole")
     assert done == [temporary.name, "renamed", tmp_path.name]
 
@@ -79,9 +80,9 @@ class PowerCut(BaseException):
     """Not an Exception, so that nothing can recover from it."""
 
 
-def interrupted(experiment, path, monkeypatch, commits, cut=lambda store: None):
+def interrupted(experiment, path, monkeypatch, commits, cut=lambda files: None):
     """Run until so many commits are on disk, then die."""
-    original, done = store.Store.commit, []
+    original, done = folder.Store.commit, []
 
     def commit(self, records, checkpoint):
         if len(done) == commits:
@@ -91,7 +92,7 @@ def interrupted(experiment, path, monkeypatch, commits, cut=lambda store: None):
         done.append(checkpoint.step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.Store, "commit", commit)
+        patch.setattr(folder.Store, "commit", commit)
         with pytest.raises(PowerCut):
             phasejax.simulate(experiment, path, checkpoint_seconds=0)
 
@@ -119,16 +120,16 @@ def test_records_so_far_open_while_a_run_is_unfinished(finished, tmp_path, monke
 def test_a_run_that_ends_while_it_is_opened_is_opened(finished, tmp_path, monkeypatch):
     experiment, path = finished
     interrupted(experiment, tmp_path / "run", monkeypatch, 6)
-    original = store._segments
+    original = reading.segments
 
-    def ends_just_after(folder):
-        monkeypatch.setattr(store, "_segments", original)
-        found = original(folder)
+    def ends_just_after(run):
+        monkeypatch.setattr(reading, "segments", original)
+        found = original(run)
         shutil.copy(path, tmp_path / "run.nc")
-        store.discard(folder)
+        layout.discard(run)
         return found
 
-    monkeypatch.setattr(store, "_segments", ends_just_after)
+    monkeypatch.setattr(reading, "segments", ends_just_after)
     assert phasejax.open(tmp_path / "run").sizes["step"] == len(experiment.record_steps())
 
 
@@ -147,8 +148,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(finished, tmp_pa
     else:
         states[-1].write_bytes({"cut short": whole[: len(whole) // 2], "flipped byte": whole, "empty": b""}[damage])
     began = []
-    original = store.Store.latest
-    monkeypatch.setattr(store.Store, "latest", lambda self: began.append(original(self)) or began[-1])
+    original = folder.Store.latest
+    monkeypatch.setattr(folder.Store, "latest", lambda self: began.append(original(self)) or began[-1])
     resumed = phasejax.simulate(experiment, tmp_path / "run", resume=True)
     assert began[0].step == int(states[0].stem.split("-")[1])
     with xr.open_dataset(path) as expected:
@@ -218,7 +219,7 @@ def test_a_folder_that_is_no_folder(tmp_path):
 def test_what_is_no_run_is_not_opened(tmp_path, content):
     if content is not None:
         (tmp_path / "run.nc").write_bytes(content)
-    for read in (phasejax.open, store.read_experiment):
+    for read in (phasejax.open, reading.read_experiment):
         with pytest.raises(StoreError):
             read(tmp_path / "run.nc")
 
@@ -226,7 +227,7 @@ def test_what_is_no_run_is_not_opened(tmp_path, content):
 def test_a_file_of_another_make_is_no_run(tmp_path):
     netCDF4.Dataset(tmp_path / "other.nc", "w").close()
     with pytest.raises(StoreError, match="not a run"):
-        store.read_experiment(tmp_path / "other.nc")
+        reading.read_experiment(tmp_path / "other.nc")
 
 
 @pytest.mark.usefixtures("few_observables")

@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from phasejax import netcdf, store
 from phasejax.experiment import Experiment, refuse
-from phasejax.netcdf import DamagedError
-from phasejax.store import StoreError, paths
+from phasejax.files import netcdf
+from phasejax.files.durable import StoreError, atomically, held, owner, refuse_if_written
+from phasejax.files.folder import check
+from phasejax.files.layout import discard, discard_slabs, has_states, paths, slabs_in
+from phasejax.files.netcdf import DamagedError
+from phasejax.files.reading import open_run, read_experiment
 
 
 class Shard(NamedTuple):
@@ -97,20 +100,20 @@ def plan(
     """
     folder, file = paths(out)
     labels = labels_of(experiment, shard) if shard else experiment.seed_labels
-    begun = store.slabs(folder)
+    begun = slabs_in(folder)
     if not shard and not (resume and begun):
-        store.check(out, experiment, resume, overwrite)
+        check(out, experiment, resume, overwrite)
         return [] if resume and file.exists() else [Piece(folder, experiment)]
     if file.exists() and not resume:
         raise StoreError(f"{file} exists already: delete it, or choose another --out.")
     # The slabs share the run's folder, so for a slab what the folder holds already has to be this run.
-    store.check(out, experiment, resume=True)
+    check(out, experiment, resume=True)
     if file.exists():
         return []
     for other, path in begun.items():
         if set(other) & set(labels):
-            store.refuse_if_written(path)
-    if store.has_states(folder):
+            refuse_if_written(path)
+    if has_states(folder):
         begun[experiment.seed_labels] = folder
     if not resume:
         own = Piece(_slab(folder, labels), _part(experiment, labels))
@@ -119,10 +122,10 @@ def plan(
                 raise StoreError(
                     f"{path} has some of the seeds {labels[0]} to {labels[-1]}: --resume {folder} goes on with it."
                 )
-        store.check(own.out, own.experiment, False, overwrite)
+        check(own.out, own.experiment, False, overwrite)
         return [own]
     # One that was killed before its first state has nothing to go on from.
-    begun = {slab: path for slab, path in begun.items() if store.has_states(path) or paths(path)[1].exists()}
+    begun = {slab: path for slab, path in begun.items() if has_states(path) or paths(path)[1].exists()}
     pieces = []
     for slab, of_slab in itertools.groupby(labels, lambda label: _smallest(begun, label)):
         found = list(of_slab)
@@ -146,11 +149,11 @@ def finish(out: str | Path, whole: bool) -> xr.Dataset:
     folder, file = paths(out)
     if whole and not file.exists():
         merge(out)
-    elif whole and not store.owner(folder):
+    elif whole and not owner(folder):
         # Left by a process that died when the file was whole.
-        store.discard_slabs(folder)
-        store.discard(folder)
-    return store.open_run(out)
+        discard_slabs(folder)
+        discard(folder)
+    return open_run(out)
 
 
 def merge(out: str | Path) -> Path:
@@ -164,13 +167,13 @@ def merge(out: str | Path) -> Path:
     """
     folder, file = paths(out)
     if file.exists():
-        left = f": --resume {folder} removes the slabs it was made of" if store.slabs(folder) else ""
+        left = f": --resume {folder} removes the slabs it was made of" if slabs_in(folder) else ""
         raise StoreError(f"{file} is there already{left}.")
-    experiment = store.read_experiment(out)
-    begun = store.slabs(folder)
+    experiment = read_experiment(out)
+    begun = slabs_in(folder)
     if not begun:
         raise StoreError(f"{folder} was not cut into slabs: --resume {folder} goes on with it.")
-    with store.held(folder):
+    with held(folder):
         finished = {labels: paths(slab)[1] for labels, slab in begun.items() if paths(slab)[1].exists()}
         _tile(experiment, folder, finished)
         attributes = [_attributes(experiment, labels, path) for labels, path in finished.items()]
@@ -185,12 +188,12 @@ def merge(out: str | Path) -> Path:
         joined = {name: "\n".join(dict.fromkeys(found[name] for found in attributes)) for name in attributes[0]}
         joined["experiment"], joined["created"] = experiment.to_toml(), max(found["created"] for found in attributes)
         try:
-            with store.atomically(file, folder) as temporary:
+            with atomically(file, folder) as temporary:
                 netcdf.merge(list(finished.values()), temporary, joined)
         except DamagedError as error:
             raise StoreError(f"{error}: delete it, and --resume {folder} trains it again.") from None
-        store.discard_slabs(folder)
-        store.discard(folder)
+        discard_slabs(folder)
+        discard(folder)
     return file
 
 
@@ -212,14 +215,14 @@ def _tile(experiment: Experiment, folder: Path, finished: Mapping[range, Path]) 
     if expected > experiment.seed_labels[-1]:
         return
     until = next((labels.start for labels in finished if labels.start > expected), experiment.seed_labels.stop) - 1
-    unfinished = [path for labels, path in store.slabs(folder).items() if expected in labels]
+    unfinished = [path for labels, path in slabs_in(folder).items() if expected in labels]
     state = f"{unfinished[-1]} is not finished" if unfinished else "they have not been begun"
     raise StoreError(f"{folder} lacks the seeds {expected} to {until}, {state}: --resume {folder} trains them.")
 
 
 def _attributes(experiment: Experiment, labels: range, path: Path) -> dict[str, Any]:
     """Global attributes of a slab's file, which is checked to be one of this experiment."""
-    if store.read_experiment(path) != _part(experiment, labels):
+    if read_experiment(path) != _part(experiment, labels):
         raise StoreError(f"{path} comes from another experiment than the one in {path.parent}: delete it, or move it away.")
     return {name: value for name, value in netcdf.attributes(path).items() if name != "coordinates"}
 

@@ -1,7 +1,7 @@
 """How a run lies in netCDF files, and files that continue each other made into one.
 
 This is the one place where arrays turn from compute order (seed, temperature, sigma_w) to file order (step, temperature,
-sigma_w, seed). Files are made under the name given, whole or in part; `store` sees to it that only whole ones are kept.
+sigma_w, seed). Files are made under the name given, whole or in part; `folder` sees to it that only whole ones are kept.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ import netCDF4
 import numpy as np
 
 from phasejax.experiment import Experiment
+from phasejax.files.schema import STEP_AXES, coordinates, own_axes, temperature_axis
 
 if TYPE_CHECKING:
     from phasejax.observables import Observable
 
 # The step axis of what is recorded on each occasion.
-STEP_AXES = {"records": "step", "decades": "step_decades", "ends": "step_ends"}
 _MAX_CHUNK = 4 * 2**20
 
 
@@ -35,11 +35,6 @@ class Record(NamedTuple):
     """Arrays (seed, temperature, sigma_w, ...) by name; (seed, ...) for what is recorded once."""
 
 
-def temperature_axis(experiment: Experiment) -> str:
-    """Name of the axis along which the learning rate grows: learning_rate where no temperature is defined."""
-    return "learning_rate" if experiment.temperatures is None else "temperature"
-
-
 def write(path: Path, experiment: Experiment, fields: Sequence["Observable"], records: Sequence[Record]) -> None:
     """Write records of an experiment, uncompressed."""
     axis, grid = temperature_axis(experiment), experiment.grid
@@ -53,11 +48,11 @@ def write(path: Path, experiment: Experiment, fields: Sequence["Observable"], re
     for field in fields:
         for values in rows[field.name][:1]:
             own.update(zip(field.dims, values.shape[values.ndim - len(field.dims) :], strict=True))
-    coordinates = [*_coordinates(experiment, steps), *_own_axes(fields, own)]
+    axes = [*coordinates(experiment, steps), *own_axes(fields, own)]
     with netCDF4.Dataset(path, "w", format="NETCDF4") as nc:
         for name, size in {**sizes, **{name: len(of) for name, of in steps.items()}, **own}.items():
             nc.createDimension(name, size)
-        for name, dims, values, long_name in coordinates:
+        for name, dims, values, long_name in axes:
             described = {"units": "1", "long_name": long_name}
             _variable(nc, name, str if values.dtype == object else values.dtype, dims, described)[...] = values
         for field in fields:
@@ -72,7 +67,7 @@ def write(path: Path, experiment: Experiment, fields: Sequence["Observable"], re
                 else:
                     # (seed, temperature, sigma_w, ...) -> (temperature, sigma_w, seed, ...)
                     variable[row] = np.moveaxis(values, 0, 2)
-        nc.setncatts({"coordinates": " ".join(name for name, dims, _, _ in coordinates if dims != (name,))})
+        nc.setncatts({"coordinates": " ".join(name for name, dims, _, _ in axes if dims != (name,))})
 
 
 def concatenate(
@@ -235,43 +230,3 @@ def _chunks(shape: Sequence[int], itemsize: int) -> list[int]:
     for k, length in enumerate(chunks):
         chunks[k] = max(1, min(length, length * _MAX_CHUNK // max(1, math.prod(chunks) * itemsize)))
     return chunks
-
-
-Coordinate = tuple[str, tuple[str, ...], np.ndarray, str]
-"""Name, dims, values and long name."""
-
-
-def _coordinates(experiment: Experiment, steps: Mapping[str, list[int]]) -> list[Coordinate]:
-    """Every coordinate but the observables' own axes."""
-    grid, axis = experiment.grid, temperature_axis(experiment)
-    ticks = {name: np.array(of, np.int64) for name, of in steps.items()}
-    coordinates: list[Coordinate] = [
-        ("learning_rate", (axis,), np.array(experiment.learning_rates), "learning rate epsilon"),
-        ("sigma_w", ("sigma_w",), np.array(grid.sigma_w), "initialisation scale sigma_W"),
-        ("inverse_sigma_w", ("sigma_w",), 1 / np.array(grid.sigma_w), "inverse initialisation scale 1/sigma_W"),
-        ("seed", ("seed",), np.array(experiment.seed_labels), "label of teacher, data and initial draw"),
-        ("batch_size", (), np.array(experiment.sgd.batch_size), "batch size B"),
-        ("step", ("step",), ticks["step"], "SGD updates done"),
-        ("epoch", ("step",), ticks["step"] * experiment.sgd.batch_size / experiment.task.samples, "epochs done"),
-        ("step_decades", ("step_decades",), ticks["step_decades"], "SGD updates done, at whole decades and the ends"),
-        ("step_ends", ("step_ends",), ticks["step_ends"], "SGD updates done, at the ends"),
-    ]
-    if experiment.temperatures is not None:
-        temperatures = np.array(experiment.temperatures)
-        meaning = "temperature T, learning rate / batch size" + (" / (1 - momentum)" if experiment.sgd.momentum else "")
-        coordinates.append(("temperature", (axis,), temperatures, meaning))
-    return coordinates
-
-
-def _own_axes(fields: Sequence["Observable"], sizes: Mapping[str, int]) -> list[Coordinate]:
-    """Coordinates of the observables' own axes: what they give, else numbers from 1."""
-    given = {dim: values for field in fields for dim, values in field.coordinates}
-    axes: list[Coordinate] = []
-    for dim, size in sizes.items():
-        kind = dim.partition("_")[0]
-        if dim not in given:
-            axes.append((dim, (dim,), np.arange(1, size + 1), f"{kind}, counted from 1"))
-        else:
-            values = given[dim]
-            axes.append((dim, (dim,), np.array(values, object if isinstance(values[0], str) else float), kind))
-    return axes

@@ -1,0 +1,175 @@
+"""What is written whole and synced or not at all, and a folder that one process at a time writes in."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+class StoreError(Exception):
+    """A file or folder that cannot be used as asked: one sentence with its path and what can be done."""
+
+
+@contextlib.contextmanager
+def atomically(path: Path, run: Path, space: int = 0, unique: str = "") -> Iterator[Path]:
+    """Give a temporary name to write under; it becomes `path` whole and synced to disk, or not at all.
+
+    Args:
+        path: the file.
+        run: the folder of the run it belongs to.
+        space: bytes the whole run takes, if known.
+        unique: in the temporary name, where processes may write the same file at the same time; without it what a killed
+            process left is written over.
+
+    Raises:
+        StoreError: the disk does not take it.
+    """
+    temporary = path.with_name(f"{path.name}{unique}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(existing_parent(path)).free
+        # On a full disk netCDF4 speaks of permissions, or of HDF5.
+        reason = "the disk is full" if free < 2**20 else getattr(error, "strerror", None) or error
+        needs = f"the run takes up to {size(space)} in all and {size(free)} are" if space else f"{size(free)} are"
+        raise StoreError(
+            f"{path} could not be written ({reason}): {needs} free; --resume {run} goes on once there is space."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write files in; when all are written they move to `folder`, else none does.
+
+    Raises:
+        StoreError: `folder` cannot be written to.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".phasejax-", dir=existing_parent(folder)) as temporary:
+            yield Path(temporary)
+            make(folder)
+            for file in Path(temporary).iterdir():
+                os.replace(file, folder / file.name)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written to: {error.strerror or error}.") from None
+
+
+@contextlib.contextmanager
+def held(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[str]:
+    """Lock a run's folder for writing (exclusive), or against writing (shared).
+
+    Yields:
+        Who held it for writing before and died; empty if it was given back.
+
+    Raises:
+        StoreError: another process is writing there, or the folder cannot be locked.
+    """
+    try:
+        lock = open(folder / "lock", "a+", errors="replace")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written to: {error.strerror}.") from None
+    with lock:
+        before = _take(lock, folder, how)
+        try:
+            yield before
+        finally:
+            if how == fcntl.LOCK_EX:
+                with contextlib.suppress(OSError):
+                    lock.truncate(0)
+
+
+def _take(lock: IO[str], folder: Path, how: int) -> str:
+    """Lock an open file; who held it for writing before and died."""
+    for attempt in range(10):
+        try:
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if attempt == 9:
+                lock.seek(0)
+                raise _being_written(folder, _named_in(lock)) from None
+            time.sleep(0.05)  # who only asks for the owner holds it for a moment
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be locked: {error.strerror}; choose an --out on another disk.") from None
+    try:
+        there = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
+    except FileNotFoundError:
+        there = False
+    if not there:
+        raise StoreError(f"{folder} has just been finished or removed by another process: try again.")
+    if how != fcntl.LOCK_EX:
+        return ""
+    lock.seek(0)
+    before = lock.read().strip()
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    return before
+
+
+def owner(folder: Path) -> str:
+    """The process that is writing a run, as words; empty if none is."""
+    try:
+        with open(folder / "lock", errors="replace") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _named_in(lock)
+    except OSError:
+        pass
+    return ""
+
+
+def refuse_if_written(folder: Path) -> None:
+    """Raise `StoreError` if a process is writing a run."""
+    if writer := owner(folder):
+        raise _being_written(folder, writer)
+
+
+def _named_in(lock: IO[str]) -> str:
+    return lock.read().strip() or "another process"
+
+
+def _being_written(folder: Path, writer: str) -> StoreError:
+    return StoreError(f"{folder} is being written by {writer}; wait for it or choose another --out.")
+
+
+def make(folder: Path) -> None:
+    """Make a folder, and its parents, where it is not there yet.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written to: {error.strerror}.") from None
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself or the nearest of its parents that exists."""
+    return next(p for p in [path, *path.absolute().parents] if p.exists())
+
+
+def size(count: int) -> str:
+    """A number of bytes in words."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,232 @@
+"""A run being written: the folder it works in (`layout`), held by one process, until its finished file is there."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phasejax.experiment import Experiment
+from phasejax.files import netcdf
+from phasejax.files.durable import StoreError, atomically, existing_parent, held, make, refuse_if_written, size
+from phasejax.files.layout import STUB, discard, discard_slabs, own_files, paths, segments, states, step_of
+from phasejax.files.netcdf import DamagedError, Record
+from phasejax.files.reading import read_experiment
+from phasejax.files.state import Checkpoint, digest
+
+if TYPE_CHECKING:
+    from phasejax.observables import Observable
+
+_KEPT_STATES = 2
+
+
+class Store:
+    """The output of one run, open for writing; a context manager that holds the folder's lock.
+
+    Args:
+        out: the output, with or without `.nc`.
+        experiment: what is run.
+        fields: the variables.
+        attributes: global attributes of the file.
+        resume: go on with what is there; without it an output that exists is refused.
+        overwrite: delete what is there.
+        space: bytes that the folder and the finished file may grow to together.
+
+    Raises:
+        StoreError: the output exists, belongs to another experiment, is being written by another process, its folder
+            cannot be written to, or the disk is too small.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        experiment: Experiment,
+        fields: Sequence["Observable"],
+        attributes: Mapping[str, str],
+        resume: bool = False,
+        overwrite: bool = False,
+        space: int = 0,
+    ) -> None:
+        self.folder, self.file = paths(out)
+        self._experiment, self._fields, self._attributes = experiment, fields, attributes
+        self._identity = self._identity_of(experiment)
+        self._space = space
+        check(out, experiment, resume, overwrite)
+        self._require(overwrite)
+        make(self.folder)
+        with contextlib.ExitStack() as until_closed:
+            self.left_by = until_closed.enter_context(held(self.folder))
+            """Who held the lock last, if it died without giving it back."""
+            if overwrite:
+                discard_slabs(self.folder)
+                self.file.unlink(missing_ok=True)
+            if not resume:
+                for old in own_files(self.folder):
+                    old.unlink()
+            keep_experiment(self.folder, experiment)
+            self._lock = until_closed.pop_all()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def _identity_of(self, experiment: Experiment) -> str:
+        """What a state must agree in to be gone on with."""
+        schema = [(f.name, f.dims, f.when) for f in self._fields]
+        made_by = [self._attributes.get(name) for name in ("source", "engine")]
+        return hashlib.sha256(repr((experiment.identity, schema, made_by)).encode()).hexdigest()
+
+    def _require(self, overwrite: bool) -> None:
+        """Raise if the disk is too small for what is still to be written."""
+        parent = existing_parent(self.folder)
+        there = sum(path.stat().st_size for path in own_files(self.folder))
+        there += self.file.stat().st_size if overwrite and self.file.exists() else 0
+        free = shutil.disk_usage(parent).free
+        if free + there < self._space:
+            raise StoreError(
+                f"{self.folder} needs up to {size(self._space)}, and {parent} has {size(free + there)} for it: make space, "
+                "or record less."
+            )
+
+    # -- writing ---------------------------------------------------------------------------------------------------------
+
+    def commit(self, records: Sequence[Record], checkpoint: Checkpoint) -> None:
+        """Write the records since the last commit, then the state; after this call both survive a power cut."""
+        if records:
+            with atomically(self.folder / f"records-{checkpoint.step}.nc", self.folder, self._space) as temporary:
+                netcdf.write(temporary, self._experiment, self._fields, records)
+        self._save(checkpoint)
+        for _, old in states(self.folder)[_KEPT_STATES:]:
+            old.unlink()
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        header = {
+            "identity": self._identity,
+            "engine": self._attributes.get("engine"),
+            "step": checkpoint.step,
+            "marked_step": checkpoint.marked_step,
+            "speed": checkpoint.speed,
+            "sha256": digest(checkpoint.leaves),
+        }
+        with (
+            atomically(self.folder / f"state-{checkpoint.step}.npz", self.folder, self._space) as temporary,
+            open(temporary, "wb") as file,
+        ):
+            encoded = np.frombuffer(json.dumps(header).encode(), np.uint8)
+            leaves: dict[str, Any] = {f"leaf_{k}": leaf for k, leaf in enumerate(checkpoint.leaves)}
+            np.savez(file, allow_pickle=False, header=encoded, **leaves)
+
+    def take_over(self, whole: str | Path) -> None:
+        """Begin where a run of more seeds stands, of which these are some; from step 0 where it has no state.
+
+        Raises:
+            StoreError: it is being written, or damaged.
+        """
+        folder, _ = paths(whole)
+        experiment = read_experiment(whole)
+        # Several processes may take their seeds from one run at the same time.
+        with held(folder, fcntl.LOCK_SH):
+            checkpoint = self._newest(folder, self._identity_of(experiment))
+            if checkpoint is None:
+                return
+            first = self._experiment.grid.first_seed - experiment.grid.first_seed
+            seeds = slice(first, first + self._experiment.grid.seeds)
+            continued = [path for path in segments(folder) if step_of(path) <= checkpoint.step]
+            try:
+                with atomically(self.folder / f"records-{checkpoint.step}.nc", self.folder, self._space) as temporary:
+                    netcdf.concatenate(continued, temporary, {}, seeds)
+            except DamagedError as error:
+                raise StoreError(f"{error}: delete the states in {folder}, and --resume trains these seeds anew.") from None
+        self._save(checkpoint._replace(leaves=[leaf[seeds] for leaf in checkpoint.leaves], speed=0.0))
+
+    def consolidate(self) -> Path:
+        """Stream all segments into the finished file, and remove the folder.
+
+        Returns:
+            The finished file.
+
+        Raises:
+            StoreError: a segment is damaged or missing.
+        """
+        try:
+            with atomically(self.file, self.folder, self._space) as temporary:
+                steps = netcdf.concatenate(segments(self.folder), temporary, self._attributes)
+                if steps != self._experiment.record_steps():
+                    raise DamagedError(f"{self.folder} lacks some of its records")
+        except DamagedError as error:
+            raise StoreError(f"{error}; --overwrite starts anew.") from None
+        discard(self.folder)
+        return self.file
+
+    # -- reading back ------------------------------------------------------------------------------------------------------
+
+    def latest(self) -> Checkpoint | None:
+        """The newest state that is whole and belongs to this run; what is later than it is deleted, to be made again.
+
+        Raises:
+            StoreError: the newest whole state was made by something else.
+        """
+        checkpoint = self._newest(self.folder, self._identity)
+        newest = -1 if checkpoint is None else checkpoint.step
+        for path in own_files(self.folder):
+            if path.suffix == ".tmp" or step_of(path) > newest:
+                path.unlink()
+        return checkpoint
+
+    def _newest(self, folder: Path, identity: str) -> Checkpoint | None:
+        for _, path in states(folder):
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    header = json.loads(arrays["header"].tobytes())
+                    leaves = [arrays[f"leaf_{k}"] for k in range(len(arrays.files) - 1)]
+                whole = header["sha256"] == digest(leaves)
+            except Exception:  # a file cut short can fail in any way zip, NumPy and JSON know
+                continue
+            if not whole:
+                continue
+            if header["identity"] != identity:
+                if (engine := header.get("engine")) != self._attributes.get("engine"):
+                    raise StoreError(f"{folder} was begun with engine {engine}: --engine {engine} goes on with it, "
+                                     "--overwrite starts anew.")  # fmt: skip
+                raise StoreError(f"{folder} was begun with another version, engine or set of observables: --overwrite "
+                                 "starts anew.")  # fmt: skip
+            return Checkpoint(header["step"], header["marked_step"], leaves)
+        return None
+
+
+def check(out: str | Path, experiment: Experiment, resume: bool = False, overwrite: bool = False) -> None:
+    """Raise `StoreError` if a run could not write to `out`; touches nothing."""
+    folder, file = paths(out)
+    refuse_if_written(folder)
+    started = (folder / "experiment.toml").exists()
+    if (
+        folder.exists()
+        and not started
+        and (not folder.is_dir() or not all(STUB.fullmatch(p.name) for p in folder.iterdir()))
+    ):
+        raise StoreError(f"{folder} exists and is not a run of phasejax: choose another --out.")
+    if not overwrite and not resume and (file.exists() or started):
+        there = file if file.exists() else folder
+        raise StoreError(f"{there} exists already: --resume {folder} goes on with it, --overwrite starts anew.")
+    if resume and (file.exists() or started) and read_experiment(out) != experiment:
+        raise StoreError(f"{folder} holds another experiment, whose settings cannot be changed: choose another --out.")
+    parent = existing_parent(folder)
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise StoreError(f"{folder} cannot be written to: {parent} is not a folder one may write in.")
+
+
+def keep_experiment(folder: Path, experiment: Experiment) -> None:
+    """Write what is run into a run's folder, which is made if needed."""
+    make(folder)
+    # A name of its own: several processes may write the experiment of a run they share.
+    with atomically(folder / "experiment.toml", folder, unique=f".{uuid.uuid4().hex[:8]}") as temporary:
+        temporary.write_text(experiment.to_toml(), "utf-8")

@@ -1,0 +1,154 @@
+"""Opening a run, finished or not, and how far it is."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from phasejax.experiment import Experiment, ExperimentError
+from phasejax.files import netcdf
+from phasejax.files.durable import StoreError, owner
+from phasejax.files.layout import has_records, paths, segments, slabs_in, states
+from phasejax.files.netcdf import DamagedError
+from phasejax.files.schema import STEP_AXES
+from phasejax.records import RunError, settings
+
+
+def open_run(path: str | Path) -> xr.Dataset:
+    """Open a finished file, or the records so far of a run that has not ended, all of its slabs together.
+
+    Args:
+        path: `runs/desk.nc`, or the folder `runs/desk`.
+
+    Raises:
+        StoreError: there is no run there.
+    """
+    folder, file = paths(path)
+    try:
+        if not file.exists():
+            return _records_so_far(folder)
+    except StoreError:
+        # A writer that is done puts the file in the folder's place, which may be just now.
+        if not file.exists():
+            raise
+    dataset = _open(file)
+    try:
+        settings(dataset)
+    except RunError:
+        dataset.close()
+        raise StoreError(f"{file} is not a run of phasejax: it does not say which experiment it is of.") from None
+    return dataset
+
+
+def load_run(path: str | Path) -> xr.Dataset:
+    """A run in memory, but for what is recorded at whole decades: the weights, which are most of a file.
+
+    Raises:
+        StoreError: there is no run there, or not all of it can be read.
+    """
+    with open_run(path) as dataset:
+        wanted = [name for name, variable in dataset.data_vars.items() if "step_decades" not in variable.dims]
+        try:
+            return dataset[wanted].load()
+        except (OSError, RuntimeError):  # what a file says that opens and then breaks off
+            raise StoreError(f"{path} is damaged: not all of its records can be read.") from None
+
+
+def read_experiment(out: str | Path) -> Experiment:
+    """The experiment of a run, from its folder or its finished file.
+
+    Raises:
+        StoreError: there is no run there.
+        ExperimentError: it is not one this version knows.
+    """
+    folder, file = paths(out)
+    try:
+        if (folder / "experiment.toml").exists():
+            return Experiment.read(folder / "experiment.toml")
+    except ExperimentError:
+        # A writer that is done puts the file in the folder's place, which may be just now.
+        if not file.exists():
+            raise
+    if file.exists():
+        try:
+            return Experiment.from_toml(str(netcdf.attributes(file)["experiment"]), str(file))
+        except (DamagedError, KeyError):
+            raise StoreError(f"{file} is not a run of phasejax.") from None
+    raise StoreError(f"{out} holds no run to resume: neither {file} nor {folder / 'experiment.toml'} is there.")
+
+
+class Progress(NamedTuple):
+    """How far a run, or a slab of one, is."""
+
+    out: Path
+    """The finished file, or the folder."""
+    experiment: Experiment
+    step: int
+    """Of the newest state; 0 before the first."""
+    records: int
+    finished: bool
+    owner: str
+    """The process that is writing; empty if none is."""
+    speed: float
+    """Steps per second when the newest state was written; 0 where it is not known."""
+    written: float
+    """When that was, seconds since 1970."""
+
+
+def progress(out: str | Path) -> Progress:
+    """How far a run is, its slabs aside.
+
+    Raises:
+        StoreError: there is no run there.
+    """
+    folder, file = paths(out)
+    experiment = read_experiment(out)
+    if file.exists():
+        steps, records = experiment.schedule.steps, len(experiment.record_steps())
+        return Progress(file, experiment, steps, records, True, "", 0.0, file.stat().st_mtime)
+    step, speed, written = 0, 0.0, 0.0
+    for step_of_state, path in states(folder):
+        # A writer may be deleting it; any other damage is for --resume to find.
+        with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as arrays:
+            speed = float(json.loads(arrays["header"].tobytes())["speed"])
+            step, written = step_of_state, path.stat().st_mtime
+            break
+    records = sum(recorded <= step for recorded in experiment.record_steps()) if has_records(folder) else 0
+    return Progress(folder, experiment, step, records, False, owner(folder), speed, written)
+
+
+def _records_so_far(folder: Path) -> xr.Dataset:
+    """The records of a run that has not ended."""
+    parts = [open_run(slab) for slab in slabs_in(folder).values() if has_records(slab)]
+    written = segments(folder)
+    if not parts and not written:
+        raise StoreError(f"{folder} holds no run: neither {paths(folder)[1]} nor records in {folder} are there.")
+    try:
+        experiment = (folder / "experiment.toml").read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise StoreError(f"{folder} holds no run: its experiment.toml cannot be read.") from None
+    if parts:
+        # Slabs may be at different steps: what all of them have recorded is a run.
+        data = xr.concat(parts, "seed", data_vars="all", coords="minimal", compat="override", join="inner",
+                         combine_attrs="drop")  # fmt: skip
+        return data.assign_attrs(experiment=experiment)
+    opened = [_open(segment) for segment in written]
+    data = {
+        name: xr.concat([part[name] for part in opened if name in part], axis[0])
+        if (axis := [str(dim) for dim in variable.dims if dim in STEP_AXES.values()])
+        else variable
+        for name, variable in opened[0].data_vars.items()
+    }
+    return xr.Dataset(data, attrs={"experiment": experiment})
+
+
+def _open(file: Path) -> xr.Dataset:
+    try:
+        return xr.open_dataset(file, engine="netcdf4")
+    except PermissionError as error:
+        raise StoreError(f"{file} cannot be read: {error.strerror}.") from None
+    except Exception:  # damaged bytes fail in any way HDF5, netCDF4 and xarray know
+        raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
