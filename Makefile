@@ -8,8 +8,10 @@ READY := $(VENV)/.ready
 # Where there is an NVIDIA GPU, JAX comes with what it needs to use it.
 EXTRAS := dev$(if $(shell command -v nvidia-smi 2>/dev/null),$(,)cuda)
 
-.PHONY: help paper-figures benchmark notebook test test-slurm lint format clean
+.PHONY: help resumed paper-figures benchmark notebook test test-slurm lint format clean
 .DELETE_ON_ERROR:
+# Not even make may delete a run because the command that made it failed or was stopped.
+.PRECIOUS: runs/%.nc
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +19,8 @@ help: ## list the targets
 paper-figures: runs/$(PRESET).nc ## run the desk preset (PRESET=quick, desk or paper), or reuse or resume it, and draw the figures
 	$(BIN)/python -m experiments.paper_figures $<
 
-# A finished run is reused; one that was interrupted has its folder, and goes on.
+# A finished run is reused; one that was interrupted has its folder, and goes on, whatever file may stand beside it.
+$(patsubst %/experiment.toml,%.nc,$(wildcard runs/*/experiment.toml)): resumed
 runs/%.nc: | $(READY)
 	@if [ -e runs/$*/experiment.toml ]; then from="--resume runs/$*"; else from="--preset $* --out runs/$*"; fi; \
 	set -x; $(BIN)/python -m experiments.grid $$from

@@ -23,6 +23,7 @@ from phasejax.files import slabs
 from phasejax.files.folder import Store, keep_experiment
 from phasejax.files.layout import paths
 from phasejax.files.netcdf import Record
+from phasejax.files.reading import finished
 from phasejax.files.slabs import Shard
 from phasejax.files.state import Checkpoint
 from phasejax.observables import Observable
@@ -99,7 +100,7 @@ def simulate(
         print(f"engine {chosen.name} on {device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr)
     with jax.enable_x64(experiment.precision == "float64"), jax.default_matmul_precision(MATMUL_PRECISION):
         for piece in pieces:
-            if resume and paths(piece.out)[1].exists():
+            if resume and finished(piece.out, piece.experiment):
                 continue  # by another process, while this one trained the pieces before
             ensemble = build(piece.experiment, chosen.advance, every, chosen_devices)
             space = _space(piece.experiment, *ensemble.check(piece.experiment, every))

@@ -116,6 +116,18 @@ def test_a_run_whose_slab_is_being_written_is_refused_at_once(tmp_path):
         assert [piece.out.name for piece in slabs.plan(run, FOUR, Shard(0, 2), resume=True)] == ["seeds-7-8"]
 
 
+def test_a_file_in_the_place_of_a_finished_slab_is_named(tmp_path):
+    run = tmp_path / "run"
+    begin(run, 3, shard=(0, 2))
+    (run / "seeds-7-8.nc").touch()
+    for how in ({}, {"shard": (0, 2)}):
+        with pytest.raises(StoreError, match=r"seeds-7-8\.nc is not a run .*, and --resume .*seeds-7-8 goes on"):
+            slabs.plan(run, FOUR, resume=True, **how)
+    (run / "seeds-7-8.nc").unlink()
+    assert has_states(run / "seeds-7-8")
+    assert [piece.out.name for piece in slabs.plan(run, FOUR, Shard(0, 2), resume=True)] == ["seeds-7-8"]
+
+
 def test_going_on_with_finished_slabs_merges_them(expected, tmp_path, capsys):
     run = tmp_path / "run"
     for index in range(2):
@@ -124,7 +136,7 @@ def test_going_on_with_finished_slabs_merges_them(expected, tmp_path, capsys):
     assert said(capsys, "run", "--resume", run)[0] == 0
     with xr.open_dataset(run.with_suffix(".nc")) as merged:
         xr.testing.assert_identical(merged.drop_attrs(), expected)
-    with pytest.raises(StoreError, match=r"run\.nc exists already: delete it"):
+    with pytest.raises(StoreError, match=r"run\.nc exists already: move it away"):
         phasejax.simulate(FOUR, run, shard=(0, 2), overwrite=True)
 
 

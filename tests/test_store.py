@@ -14,7 +14,7 @@ from conftest import small
 
 import phasejax
 from phasejax import Experiment, Grid, Schedule, StoreError
-from phasejax.files import durable, folder, layout, reading
+from phasejax.files import durable, folder, layout, reading, slabs
 
 
 def test_plain_xarray_reads_all_that_is_promised(finished):
@@ -174,6 +174,100 @@ def test_outputs_are_not_overwritten_or_mixed_up(finished, tmp_path, monkeypatch
         phasejax.simulate(longer, tmp_path / "run", resume=True)
     replaced = phasejax.simulate(longer, tmp_path / "run", overwrite=True)
     assert int(replaced.step[-1]) == 61
+
+
+def intrude(kind, whole, file):
+    """Put something else where a finished run goes; `whole` is that run."""
+    if kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "foreign":
+        xr.Dataset({"precipitation": ("day", [1.0, 2.0])}).to_netcdf(file)
+    elif kind == "of another experiment":
+        phasejax.simulate(small(schedule=Schedule(61)), file).close()
+    elif kind == "cut short":
+        file.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    else:
+        with xr.open_dataset(whole) as data:
+            axis = {"without a record": "step", "without a seed": "seed"}[kind]
+            data.isel({axis: slice(None, -1)}).to_netcdf(file)
+
+
+def contents(run):
+    return {path.name: path.read_bytes() for path in run.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("empty", "is not a run of phasejax, or not a whole one"),
+        ("foreign", "is not a run of phasejax"),
+        ("of another experiment", "is a run of another experiment"),
+        ("cut short", "is not a run of phasejax, or not a whole one"),
+        ("without a record", "lacks some of its records"),
+        ("without a seed", "lacks some of its seeds"),
+    ],
+)
+def test_a_file_in_the_place_of_the_finished_one_costs_no_checkpoint(finished, tmp_path, monkeypatch, kind, words):
+    experiment, path = finished
+    run, file = tmp_path / "run", tmp_path / "run.nc"
+    intrude(kind, path, file)
+    file.rename(tmp_path / "intruder")
+    interrupted(experiment, run, monkeypatch, 4)
+    (tmp_path / "intruder").rename(file)
+    before, intruder = contents(run), file.read_bytes()
+    asked = (
+        lambda: phasejax.simulate(experiment, run, resume=True),
+        lambda: phasejax.simulate(experiment, run, resume=True, shard=(0, 2)),
+        lambda: slabs.finish(run, whole=True),
+        lambda: slabs.merge(run),
+        lambda: reading.progress(run),
+    )
+    for ask in asked:
+        with pytest.raises(StoreError, match=rf"run\.nc {words}.*move {file} away, and --resume {run} goes on\.$"):
+            ask()
+    assert (contents(run), file.read_bytes()) == (before, intruder)
+    file.unlink()
+    resumed = phasejax.simulate(experiment, run, resume=True)
+    with xr.open_dataset(path) as expected:
+        xr.testing.assert_identical(resumed.drop_attrs(), expected.drop_attrs())
+
+
+def test_a_file_that_comes_while_a_run_is_going_is_not_written_over(finished, tmp_path, monkeypatch):
+    experiment, path = finished
+    run, file, original = tmp_path / "run", tmp_path / "run.nc", folder.Store.commit
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.Store, "commit", lambda *given: (file.write_text("precious"), original(*given)))
+        with pytest.raises(StoreError, match=r"run\.nc is not a run"):
+            phasejax.simulate(experiment, run)
+    assert file.read_text() == "precious"
+    file.unlink()
+    resumed = phasejax.simulate(experiment, run, resume=True)
+    with xr.open_dataset(path) as expected:
+        xr.testing.assert_identical(resumed.drop_attrs(), expected.drop_attrs())
+
+
+def test_a_finished_file_is_read_through_before_the_folder_goes(finished, tmp_path, monkeypatch):
+    experiment, path = finished
+    run, file = tmp_path / "run", tmp_path / "run.nc"
+    interrupted(experiment, run, monkeypatch, 4)
+    before, whole = contents(run), bytearray(path.read_bytes())
+    with netCDF4.Dataset(path) as nc:
+        values = nc["weights"][1].data.tobytes()
+    whole[whole.index(values) + len(values) // 2] ^= 1
+    file.write_bytes(whole)
+    with pytest.raises(StoreError, match=r"run\.nc is damaged: its weights cannot be read: move it away"):
+        phasejax.simulate(experiment, run, resume=True)
+    assert contents(run) == before
+    shutil.copy(path, file)
+    phasejax.simulate(experiment, run, resume=True).close()
+    assert not run.exists()
+
+
+def test_what_is_no_run_is_not_overwritten(tmp_path):
+    (tmp_path / "run.nc").write_text("precious")
+    with pytest.raises(StoreError, match=r"run\.nc exists and is not a run of phasejax"):
+        phasejax.simulate(small(), tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run.nc").read_text() == "precious"
 
 
 def test_a_second_writer_is_refused(tmp_path):

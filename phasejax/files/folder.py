@@ -18,7 +18,7 @@ from phasejax.files import netcdf
 from phasejax.files.durable import StoreError, atomically, existing_parent, held, make, refuse_if_written, size
 from phasejax.files.layout import STUB, discard, discard_slabs, own_files, paths, segments, states, step_of
 from phasejax.files.netcdf import DamagedError, Record
-from phasejax.files.reading import read_experiment
+from phasejax.files.reading import finished, is_run, read_experiment
 from phasejax.files.state import Checkpoint, digest
 
 if TYPE_CHECKING:
@@ -155,13 +155,15 @@ class Store:
             The finished file.
 
         Raises:
-            StoreError: a segment is damaged or missing.
+            StoreError: a segment is damaged or missing, or something else is where the file goes.
         """
+        # Nobody but this process makes it: what is there now has been put there since the run began.
+        finished(self.file, self._experiment)
         try:
             with atomically(self.file, self.folder, self._space) as temporary:
-                steps = netcdf.concatenate(segments(self.folder), temporary, self._attributes)
-                if steps != self._experiment.record_steps():
-                    raise DamagedError(f"{self.folder} lacks some of its records")
+                netcdf.concatenate(segments(self.folder), temporary, self._attributes)
+                if lacking := netcdf.lacks(temporary, self._experiment):
+                    raise DamagedError(f"{self.folder} lacks {lacking}")
         except DamagedError as error:
             raise StoreError(f"{error}; --overwrite starts anew.") from None
         discard(self.folder)
@@ -219,6 +221,11 @@ def check(out: str | Path, experiment: Experiment, resume: bool = False, overwri
         raise StoreError(f"{there} exists already: --resume {folder} goes on with it, --overwrite starts anew.")
     if resume and (file.exists() or started) and read_experiment(out) != experiment:
         raise StoreError(f"{folder} holds another experiment, whose settings cannot be changed: choose another --out.")
+    if resume:
+        finished(out, experiment)
+    if overwrite and file.exists() and not is_run(file):
+        raise StoreError(f"{file} exists and is not a run of phasejax, or not a whole one: move it away, or choose another "
+                         "--out.")  # fmt: skip
     parent = existing_parent(folder)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise StoreError(f"{folder} cannot be written to: {parent} is not a folder one may write in.")

@@ -70,9 +70,7 @@ def write(path: Path, experiment: Experiment, fields: Sequence["Observable"], re
         nc.setncatts({"coordinates": " ".join(name for name, dims, _, _ in axes if dims != (name,))})
 
 
-def concatenate(
-    sources: Sequence[Path], target: Path, attributes: Mapping[str, str], seeds: slice = slice(None)
-) -> list[int]:
+def concatenate(sources: Sequence[Path], target: Path, attributes: Mapping[str, str], seeds: slice = slice(None)) -> None:
     """Stream files whose records follow each other into one, compressed, a record at a time.
 
     Args:
@@ -80,9 +78,6 @@ def concatenate(
         target: the file to make.
         attributes: its global attributes.
         seeds: which of the seeds.
-
-    Returns:
-        The steps of its records.
 
     Raises:
         DamagedError: a source cannot be read, or there is none.
@@ -109,7 +104,6 @@ def concatenate(
                         made[name][...] = _values(source, variable, *where)
                 for axis in rows:
                     rows[axis] += len(nc.dimensions[axis])
-        return made["step"][:].tolist()
 
 
 def merge(sources: Sequence[Path], target: Path, attributes: Mapping[str, str]) -> None:
@@ -157,6 +151,40 @@ def attributes(path: Path) -> dict[str, Any]:
             return {name: nc.getncattr(name) for name in nc.ncattrs()}
         except Exception:  # damaged bytes fail in any way HDF5 and netCDF4 know
             raise DamagedError(f"{path} is damaged: its attributes cannot be read") from None
+
+
+def lacks(path: Path, experiment: Experiment) -> str:
+    """What a file lacks of an experiment's records or seeds, in words; empty if it has them all.
+
+    Raises:
+        DamagedError: it cannot be read.
+    """
+    stops = [stop for stop in experiment.stops() if stop.record]
+    steps = {
+        "records": [stop.step for stop in stops],
+        "decades": [stop.step for stop in stops if stop.decade],
+        "ends": [stop.step for stop in stops if stop.end],
+    }
+    with _read(path) as nc:
+        if not np.array_equal(nc["seed"][:], experiment.seed_labels):
+            return "some of its seeds"
+        for when, axis in STEP_AXES.items():
+            used = when == "records" or any(axis in v.dimensions and name != axis for name, v in nc.variables.items())
+            if not np.array_equal(nc[axis][:], steps[when] if used else []):
+                return "some of its records"
+    return ""
+
+
+def read_through(path: Path) -> None:
+    """Read a file's records, one at a time, against their checksums.
+
+    Raises:
+        DamagedError: one cannot be read.
+    """
+    with _read(path) as nc:
+        for variable in nc.variables.values():
+            for where in [(k,) for k in range(variable.shape[0])] if variable.ndim > 1 else [()]:
+                _values(path, variable, *where)
 
 
 @contextlib.contextmanager

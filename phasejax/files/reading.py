@@ -80,6 +80,49 @@ def read_experiment(out: str | Path) -> Experiment:
     raise StoreError(f"{out} holds no run to resume: neither {file} nor {folder / 'experiment.toml'} is there.")
 
 
+def finished(out: str | Path, experiment: Experiment) -> bool:
+    """Whether the finished file of a run is there, which is then of that experiment and has all of its records.
+
+    Raises:
+        StoreError: something else stands in its place.
+    """
+    folder, file = paths(out)
+    if not file.exists():
+        return False
+    try:
+        settings_of = netcdf.attributes(file).get("experiment")
+        if settings_of is None:
+            reason = "is not a run of phasejax"
+        elif not _says(settings_of, experiment):
+            reason = "is a run of another experiment"
+        else:
+            lacking = netcdf.lacks(file, experiment)
+            reason = lacking and f"lacks {lacking}"
+    except DamagedError:
+        reason = "is not a run of phasejax, or not a whole one"
+    if reason and (folder / "experiment.toml").exists():
+        raise StoreError(f"{file} {reason}, and is where that of {folder} goes when it is finished: move {file} away, and "
+                         f"--resume {folder} goes on.")  # fmt: skip
+    if reason:
+        raise StoreError(f"{file} {reason}: move it away, or choose another --out.")
+    return True
+
+
+def is_run(file: Path) -> bool:
+    """Whether a file can be read and says which experiment it is of."""
+    try:
+        return "experiment" in netcdf.attributes(file)
+    except DamagedError:
+        return False
+
+
+def _says(toml: object, experiment: Experiment) -> bool:
+    try:
+        return Experiment.from_toml(str(toml)) == experiment
+    except ExperimentError:
+        return False
+
+
 class Progress(NamedTuple):
     """How far a run, or a slab of one, is."""
 
@@ -106,7 +149,7 @@ def progress(out: str | Path) -> Progress:
     """
     folder, file = paths(out)
     experiment = read_experiment(out)
-    if file.exists():
+    if finished(out, experiment):
         steps, records = experiment.schedule.steps, len(experiment.record_steps())
         return Progress(file, experiment, steps, records, True, "", 0.0, file.stat().st_mtime)
     step, speed, written = 0, 0.0, 0.0

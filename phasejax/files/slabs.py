@@ -21,7 +21,7 @@ from phasejax.files.durable import StoreError, atomically, held, owner, refuse_i
 from phasejax.files.folder import check
 from phasejax.files.layout import discard, discard_slabs, has_states, paths, slabs_in
 from phasejax.files.netcdf import DamagedError
-from phasejax.files.reading import open_run, read_experiment
+from phasejax.files.reading import finished, open_run, read_experiment
 
 
 class Shard(NamedTuple):
@@ -105,7 +105,7 @@ def plan(
         check(out, experiment, resume, overwrite)
         return [] if resume and file.exists() else [Piece(folder, experiment)]
     if file.exists() and not resume:
-        raise StoreError(f"{file} exists already: delete it, or choose another --out.")
+        raise StoreError(f"{file} exists already: move it away, or choose another --out.")
     # The slabs share the run's folder, so for a slab what the folder holds already has to be this run.
     check(out, experiment, resume=True)
     if file.exists():
@@ -131,7 +131,7 @@ def plan(
         found = list(of_slab)
         own = range(found[0], found[-1] + 1)
         where = begun[slab] if slab else None
-        if where and paths(where)[1].exists():
+        if where and slab and finished(where, _part(experiment, slab)):
             continue
         if slab == own and where:
             pieces.append(Piece(where, _part(experiment, own)))
@@ -144,13 +144,17 @@ def finish(out: str | Path, whole: bool) -> xr.Dataset:
     """Open a run that has been trained, merging its slabs first if the whole of it was.
 
     Raises:
-        StoreError: as `merge`.
+        StoreError: as `merge`, or what is in the file's place is not that run, whole.
     """
     folder, file = paths(out)
-    if whole and not file.exists():
+    if whole and not finished(out, read_experiment(out)):
         merge(out)
-    elif whole and not owner(folder):
-        # Left by a process that died when the file was whole.
+    elif whole and folder.exists() and not owner(folder):
+        # Left by a process that died when the file was whole, which is seen before the folder goes.
+        try:
+            netcdf.read_through(file)
+        except DamagedError as error:
+            raise StoreError(f"{error}: move it away, and --resume {folder} goes on.") from None
         discard_slabs(folder)
         discard(folder)
     return open_run(out)
@@ -166,19 +170,22 @@ def merge(out: str | Path) -> Path:
         StoreError: a slab is missing, unfinished or damaged, two overlap, or one comes from another experiment or version.
     """
     folder, file = paths(out)
-    if file.exists():
+    experiment = read_experiment(out)
+    if finished(out, experiment):
         left = f": --resume {folder} removes the slabs it was made of" if slabs_in(folder) else ""
         raise StoreError(f"{file} is there already{left}.")
-    experiment = read_experiment(out)
     begun = slabs_in(folder)
     if not begun:
         raise StoreError(f"{folder} was not cut into slabs: --resume {folder} goes on with it.")
     with held(folder):
-        finished = {labels: paths(slab)[1] for labels, slab in begun.items() if paths(slab)[1].exists()}
-        _tile(experiment, folder, finished)
-        attributes = [_attributes(experiment, labels, path) for labels, path in finished.items()]
-        first = next(iter(finished.values()))
-        for path, found in zip(finished.values(), attributes, strict=True):
+        done = {labels: paths(slab)[1] for labels, slab in begun.items() if paths(slab)[1].exists()}
+        _tile(experiment, folder, done)
+        try:
+            attributes = [_attributes(experiment, labels, path) for labels, path in done.items()]
+        except DamagedError as error:
+            raise StoreError(f"{error}: delete it, and --resume {folder} trains it again.") from None
+        first = next(iter(done.values()))
+        for path, found in zip(done.values(), attributes, strict=True):
             for name in _SAME:
                 if found.get(name) != attributes[0].get(name):
                     raise StoreError(
@@ -189,7 +196,7 @@ def merge(out: str | Path) -> Path:
         joined["experiment"], joined["created"] = experiment.to_toml(), max(found["created"] for found in attributes)
         try:
             with atomically(file, folder) as temporary:
-                netcdf.merge(list(finished.values()), temporary, joined)
+                netcdf.merge(list(done.values()), temporary, joined)
         except DamagedError as error:
             raise StoreError(f"{error}: delete it, and --resume {folder} trains it again.") from None
         discard_slabs(folder)
@@ -224,6 +231,8 @@ def _attributes(experiment: Experiment, labels: range, path: Path) -> dict[str, 
     """Global attributes of a slab's file, which is checked to be one of this experiment."""
     if read_experiment(path) != _part(experiment, labels):
         raise StoreError(f"{path} comes from another experiment than the one in {path.parent}: delete it, or move it away.")
+    if lacking := netcdf.lacks(path, _part(experiment, labels)):
+        raise DamagedError(f"{path} lacks {lacking}")
     return {name: value for name, value in netcdf.attributes(path).items() if name != "coordinates"}
 
 
