@@ -1,4 +1,4 @@
-"""`simulate(experiment)` -> Dataset: the loop that joins ensemble, engine and store."""
+"""`simulate(experiment)` -> Dataset: the loop that joins ensemble, engine and files."""
 
 import datetime
 import importlib.metadata
@@ -25,7 +25,7 @@ from phasejax.files.layout import paths
 from phasejax.files.netcdf import Record
 from phasejax.files.reading import finished
 from phasejax.files.slabs import Shard
-from phasejax.files.state import Checkpoint
+from phasejax.files.state import Checkpoint, require
 from phasejax.observables import Observable
 from phasejax.provenance import commit, device_name, source, versions
 from phasejax.task import Task
@@ -255,17 +255,24 @@ class _Run:
         seeds = self._experiment.grid.seeds
         records = [Record(s, {n: np.array(v)[:seeds] for n, v in values.items()}) for s, values in self._records]
         # Real copies, for the state's buffers are used up by the next call.
-        leaves = [np.array(leaf)[:seeds] for leaf in jax.tree.leaves(self._state)]
+        leaves = {name: np.array(leaf)[:seeds] for name, leaf in _named(self._state).items()}
         self._files.commit(records, Checkpoint(self._step, self._marked_step, leaves, self._speed()))
         self._records, self._saved = [], time.monotonic()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        initial, structure = jax.tree.flatten(self._state)
+        initial = _named(self._state)
+        require(checkpoint, initial, self._experiment.grid.seeds, self._files.folder)
         leaves = []
-        for fresh, saved in zip(initial, checkpoint.leaves, strict=True):
+        for name, fresh in initial.items():
             # Seeds that only fill up the devices start anew; nobody sees them.
-            filled = np.array(fresh)
+            filled, saved = np.array(fresh), checkpoint.leaves[name]
             filled[: len(saved)] = saved
             leaves.append(self._ensemble.place(filled))
-        self._state = jax.tree.unflatten(structure, leaves)
+        self._state = jax.tree.unflatten(jax.tree.structure(self._state), leaves)
         self._step, self._marked_step = checkpoint.step, checkpoint.marked_step
+
+
+def _named(state: State) -> dict[str, jax.Array]:
+    """The arrays of a state by their names, `weights/0` for instance, in tree order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 
+import netCDF4
+import numpy as np
 import pytest
 import xarray as xr
 from conftest import small
@@ -10,7 +12,7 @@ from conftest import small
 import phasejax
 from phasejax import ExperimentError, Grid, StoreError, simulation
 from phasejax.cli import main
-from phasejax.files import folder, slabs
+from phasejax.files import folder, netcdf, slabs
 from phasejax.files.durable import held
 from phasejax.files.layout import has_records, has_states, slabs_in
 from phasejax.files.reading import progress
@@ -138,6 +140,37 @@ def test_going_on_with_finished_slabs_merges_them(expected, tmp_path, capsys):
         xr.testing.assert_identical(merged.drop_attrs(), expected)
     with pytest.raises(StoreError, match=r"run\.nc exists already: move it away"):
         phasejax.simulate(FOUR, run, shard=(0, 2), overwrite=True)
+
+
+def test_slabs_make_the_state_of_an_uncut_run(tmp_path):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    phasejax.simulate(FOUR, whole).close()
+    for index in (1, 0):
+        phasejax.simulate(FOUR, run, shard=(index, 2)).close()
+    kept = {path: path.read_bytes() for path in run.glob("*.nc")}
+
+    def refused(words):
+        with pytest.raises(StoreError, match=words):
+            slabs.merge(run)
+        for path, content in kept.items():
+            path.write_bytes(content)
+
+    with netCDF4.Dataset(run / "seeds-9-10.nc", "a") as nc:
+        nc["state"]["loss_sum"][0] = 7.0
+    refused(r"seeds-9-10\.nc is damaged: its training state is not the one that was written: delete it")
+    with netCDF4.Dataset(run / "seeds-9-10.nc", "a") as nc:
+        nc["state"].step = 59
+    refused(r"seeds-9-10\.nc has another kind of state than .*seeds-7-8\.nc: delete it")
+    with xr.open_dataset(run / "seeds-9-10.nc") as data:
+        copy = data.load()
+    copy.to_netcdf(run / "seeds-9-10.nc")
+    refused(r"seeds-9-10\.nc has no training state: delete it")
+    slabs.merge(run)
+    (header, leaves), (expected_header, expected) = (netcdf.state(path.with_suffix(".nc")) for path in (run, whole))
+    assert header == expected_header
+    assert leaves.keys() == expected.keys()
+    for name, leaf in leaves.items():
+        np.testing.assert_array_equal(leaf, expected[name])
 
 
 def test_a_run_in_shards_goes_on_in_one_process(expected, tmp_path):

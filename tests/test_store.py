@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from conftest import small
 
 import phasejax
 from phasejax import Experiment, Grid, Schedule, StoreError
-from phasejax.files import durable, folder, layout, reading, slabs
+from phasejax.files import durable, folder, layout, netcdf, reading, slabs, state
 
 
 def test_plain_xarray_reads_all_that_is_promised(finished):
@@ -144,7 +145,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(finished, tmp_pa
         whole[len(whole) // 2] ^= 1
     if damage == "altered":  # a file whose own checksums are right
         with np.load(states[-1]) as arrays:
-            np.savez(states[-1], **{**arrays, "leaf_0": np.nextafter(arrays["leaf_0"], 1)})
+            np.savez(states[-1], **{**arrays, "weights/0": np.nextafter(arrays["weights/0"], 1)})
     else:
         states[-1].write_bytes({"cut short": whole[: len(whole) // 2], "flipped byte": whole, "empty": b""}[damage])
     began = []
@@ -298,6 +299,202 @@ def test_a_full_disk_is_one_sentence_and_resumable(finished, tmp_path, monkeypat
             phasejax.simulate(experiment, tmp_path / "run", checkpoint_seconds=0)
     assert not list((tmp_path / "run").glob("*.tmp"))
     resumed = phasejax.simulate(experiment, tmp_path / "run", resume=True)
+    with xr.open_dataset(path) as expected:
+        xr.testing.assert_identical(resumed.drop_attrs(), expected.drop_attrs())
+
+
+def newest_state(run):
+    return max(run.glob("state-*.npz"), key=layout.step_of)
+
+
+def save_again(path, change=lambda leaves: leaves, **changed):
+    """A state with other arrays, whose checksum is right, or another header; None removes what the header has."""
+    with np.load(path) as arrays:
+        header = json.loads(arrays["header"].tobytes())
+        leaves = change({name: arrays[name] for name in arrays.files if name != "header"})
+    header |= {"sha256": str(state.Digest(leaves)), **changed}
+    encoded = json.dumps({name: of for name, of in header.items() if of is not None}).encode()
+    np.savez(path, header=np.frombuffer(encoded, np.uint8), **leaves)
+
+
+def attribute(path, name, value=None):
+    """Set a global attribute of a file, or remove it."""
+    with netCDF4.Dataset(path, "a") as nc:
+        nc.delncattr(name) if value is None else nc.setncattr(name, value)
+
+
+def test_what_a_later_version_wrote_is_refused_by_name(finished, tmp_path, monkeypatch):
+    experiment, path = finished
+    run, file = tmp_path / "run", tmp_path / "later.nc"
+    shutil.copy(path, file)
+    with xr.open_dataset(path) as data:
+        assert data.attrs["format_version"] == 2
+    attribute(file, "format_version", 3)
+    attribute(file, "phasejax_version", "9.9")
+    words = r"has format version '3', and this phasejax knows up to 2: use phasejax '9\.9', which wrote it\.$"
+    asked = (phasejax.open, reading.load_run, reading.read_experiment, reading.progress, folder.final_state, slabs.merge)
+    for ask in asked:
+        with pytest.raises(StoreError, match=rf"later\.nc {words}"):
+            ask(file)
+    for how in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(StoreError, match=rf"later\.nc {words}"):
+            phasejax.simulate(experiment, file, **how)
+    interrupted(experiment, run, monkeypatch, 4)
+    segment = layout.segments(run)[1]
+    whole = contents(run)
+    attribute(segment, "format_version", 3)
+    attribute(segment, "phasejax_version", "9.9")
+    with pytest.raises(StoreError, match=rf"{segment.name} {words}"):
+        phasejax.open(run)
+    segment.write_bytes(whole[segment.name])
+    save_again(newest_state(run), format_version=3, phasejax_version="9.9")
+    before = contents(run)
+    for ask in (reading.progress, lambda run: phasejax.simulate(experiment, run, resume=True)):
+        with pytest.raises(StoreError, match=rf"state-\d+\.npz {words}"):
+            ask(run)
+    assert {**contents(run), "lock": b""} == before
+
+
+def test_what_names_no_version_is_of_the_first(finished, tmp_path, monkeypatch):
+    experiment, path = finished
+    run, file = tmp_path / "run", tmp_path / "first.nc"
+    shutil.copy(path, file)
+    attribute(file, "format_version")
+    with phasejax.open(file) as data, xr.open_dataset(path) as expected:
+        xr.testing.assert_identical(data.drop_attrs(), expected.drop_attrs())
+    assert reading.progress(file).finished
+    interrupted(experiment, run, monkeypatch, 4)
+    for segment in layout.segments(run):
+        attribute(segment, "format_version")
+    with xr.open_dataset(path) as expected:
+        so_far = phasejax.open(run)
+        xr.testing.assert_identical(so_far.test_loss.load(), expected.test_loss.sel(step=so_far.step).load())
+        resumed = phasejax.simulate(experiment, run, resume=True)
+        xr.testing.assert_identical(resumed.drop_attrs(), expected.drop_attrs())
+    # Its states had no names for their arrays, and were made by other code: refused, and never taken for damaged ones.
+    interrupted(experiment, tmp_path / "old", monkeypatch, 4)
+    save_again(newest_state(tmp_path / "old"), format_version=None, sha256="of another kind", identity="that of other code")
+    assert reading.progress(tmp_path / "old").step == layout.states(tmp_path / "old")[0][0]
+    with pytest.raises(StoreError, match="old was begun with another version"):
+        phasejax.simulate(experiment, tmp_path / "old", resume=True)
+
+
+def test_the_last_state_is_in_the_finished_file(finished):
+    experiment, path = finished
+    last = folder.final_state(path)
+    assert (last.step, set(last.leaves) >= {"weights/0", "mark/0", "loss_sum", "diverged_step"}) == (60, True)
+    with xr.open_dataset(path) as data:
+        of_last = data.weights.isel(step_decades=-1).transpose("seed", "temperature", "sigma_w", "node", "input")
+        np.testing.assert_array_equal(last.leaves["weights/0"], of_last)
+        np.testing.assert_array_equal(last.leaves["diverged_step"], data.diverged_step.isel(step=-1).transpose("seed", ...))
+    some = folder.final_state(path, slice(1, 3))
+    assert some.leaves.keys() == last.leaves.keys()
+    for name, leaf in some.leaves.items():
+        assert leaf.dtype == last.leaves[name].dtype
+        np.testing.assert_array_equal(leaf, last.leaves[name][1:3])
+    with netCDF4.Dataset(path) as nc:
+        group = nc["state"]
+        assert {"step", "marked_step", "identity", "engine", "sha256"} <= set(group.ncattrs())
+        assert experiment.grid.seeds == len(group.dimensions["seed"])
+        for variable in group.variables.values():
+            filters = variable.filters()
+            assert (filters["fletcher32"], filters["zlib"]) == (True, False), variable.name
+
+
+def test_a_last_state_that_is_damaged_is_not_gone_on_with(finished, tmp_path):
+    _, path = finished
+    file = tmp_path / "run.nc"
+    shutil.copy(path, file)
+    with netCDF4.Dataset(file, "a") as nc:  # whose own checksum is right
+        values = nc["state"]["loss_sum"]
+        values[0] = values[0] + 1
+    with pytest.raises(StoreError, match=r"run\.nc is damaged: its training state is not the one that was written: only"):
+        folder.final_state(file)
+    whole = bytearray(path.read_bytes())
+    values = folder.final_state(path).leaves["loss_sum"][0].tobytes()
+    whole[whole.rindex(values) + 5] ^= 1
+    file.write_bytes(whole)
+    with pytest.raises(StoreError, match=r"run\.nc is damaged: its loss_sum cannot be read: only"):
+        folder.final_state(file)
+    with xr.open_dataset(path) as data:
+        data.to_netcdf(tmp_path / "copy.nc")
+    with pytest.raises(StoreError, match=r"copy\.nc has no training state: only training the run again"):
+        folder.final_state(tmp_path / "copy.nc")
+
+
+def test_names_of_arrays_come_back_from_a_file_as_they_were(tmp_path):
+    leaves = {name: np.full((2, 3, 3), k, np.float32) for k, name in enumerate(["a/b/0", "a%2Fb", "a b", "ä", "x_1.y"])}
+    netCDF4.Dataset(tmp_path / "file.nc", "w").close()
+    netcdf.keep_state(tmp_path / "file.nc", {"step": 7}, leaves)
+    header, found = netcdf.state(tmp_path / "file.nc")
+    assert header["step"] == 7
+    assert found.keys() == leaves.keys()
+    assert all((found[name] == leaf).all() for name, leaf in leaves.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda leaves: {"other" if name == "loss_sum" else name: leaf for name, leaf in leaves.items()},
+         r"its loss_sum being absent and not float32 \(3, 3, 3\)"),
+        (lambda leaves: leaves | {"more": leaves["loss_sum"]}, r"its more being float32 \(3, 3, 3\) and not absent"),
+        (lambda leaves: leaves | {"loss_sum": leaves["loss_sum"].astype("f8")}, r"loss_sum being float64 .* not float32"),
+        (lambda leaves: leaves | {"loss_sum": leaves["loss_sum"][:, :2]}, r"being float32 \(3, 2, 3\) and not"),
+        (lambda leaves: leaves | {"loss_sum": leaves["loss_sum"][:2]}, r"being float32 \(2, 3, 3\) and not"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("few_observables")
+def test_a_state_of_other_arrays_is_refused(tmp_path, monkeypatch, change, words):
+    run = tmp_path / "run"
+    interrupted(small(), run, monkeypatch, 3)
+    save_again(newest_state(run), change)
+    with pytest.raises(StoreError, match=rf"The state in {run} is not one of this run, .*{words}"):
+        phasejax.simulate(small(), run, resume=True)
+
+
+@pytest.mark.usefixtures("few_observables")
+def test_records_of_two_runs_are_not_mixed(tmp_path, monkeypatch):
+    run, other = tmp_path / "run", tmp_path / "other"
+    for experiment, path in ((small(), run), (small(schedule=Schedule(61)), other)):
+        interrupted(experiment, path, monkeypatch, 4)
+    mine = layout.segments(run)[1]
+    shutil.copy(other / mine.name, mine)
+    with pytest.raises(StoreError, match=rf"{mine.name} and .* have records of different runs"):
+        phasejax.open(run)
+    with pytest.raises(StoreError, match=rf"{mine.name} has records of another run; --overwrite starts anew"):
+        phasejax.simulate(small(), run, resume=True)
+    assert not run.with_suffix(".nc").exists()
+
+
+@pytest.mark.usefixtures("few_observables")
+@pytest.mark.parametrize("anew", [True, False])
+def test_nothing_is_written_into_a_folder_that_was_removed(tmp_path, monkeypatch, anew):
+    run, original, done = tmp_path / "run", folder.Store.commit, []
+
+    def commit(self, records, checkpoint):
+        done.append(checkpoint.step)
+        if len(done) == 3:
+            shutil.rmtree(run)
+            if anew:
+                run.mkdir()
+                (run / "lock").write_text("process 1 on earth\n")
+        original(self, records, checkpoint)
+
+    monkeypatch.setattr(folder.Store, "commit", commit)
+    with pytest.raises(StoreError, match=rf"{run} was removed or begun anew while this process was writing it: nothing"):
+        phasejax.simulate(small(), run, checkpoint_seconds=0)
+    assert len(done) == 3
+    assert (contents(run) if anew else run.exists()) == ({"lock": b"process 1 on earth\n"} if anew else False)
+
+
+def test_a_last_state_that_is_lost_before_the_file_is_made_is_trained_again(finished, tmp_path, monkeypatch):
+    experiment, path = finished
+    run, original = tmp_path / "run", folder.Store.consolidate
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.Store, "consolidate", lambda self: (os.truncate(newest_state(run), 9), original(self)))
+        with pytest.raises(StoreError, match=f"lacks the state at its end: --resume {run} trains up to it again"):
+            phasejax.simulate(experiment, run, checkpoint_seconds=0)
+    resumed = phasejax.simulate(experiment, run, resume=True)
     with xr.open_dataset(path) as expected:
         xr.testing.assert_identical(resumed.drop_attrs(), expected.drop_attrs())
 

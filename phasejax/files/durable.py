@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 
 class StoreError(Exception):
@@ -65,12 +65,28 @@ def staged(folder: Path) -> Iterator[Path]:
         raise StoreError(f"{folder} cannot be written to: {error.strerror or error}.") from None
 
 
-@contextlib.contextmanager
-def held(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[str]:
-    """Lock a run's folder for writing (exclusive), or against writing (shared).
+class Lock(NamedTuple):
+    """A run's lock, held."""
 
-    Yields:
-        Who held it for writing before and died; empty if it was given back.
+    folder: Path
+    left_by: str
+    """Who held it for writing before and died; empty if it was given back."""
+    file: IO[str]
+
+    def require(self) -> None:
+        """Raise unless it is the lock that is there: who removed it may have begun another run in the folder.
+
+        Raises:
+            StoreError: it is not.
+        """
+        if not _is_there(self.file):
+            raise StoreError(f"{self.folder} was removed or begun anew while this process was writing it: nothing more is "
+                             "written; see what is there, or choose another --out.")  # fmt: skip
+
+
+@contextlib.contextmanager
+def held(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[Lock]:
+    """Lock a run's folder for writing (exclusive), or against writing (shared).
 
     Raises:
         StoreError: another process is writing there, or the folder cannot be locked.
@@ -80,9 +96,9 @@ def held(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[str]:
     except OSError as error:
         raise StoreError(f"{folder} cannot be written to: {error.strerror}.") from None
     with lock:
-        before = _take(lock, folder, how)
+        left_by = _take(lock, folder, how)
         try:
-            yield before
+            yield Lock(folder, left_by, lock)
         finally:
             if how == fcntl.LOCK_EX:
                 with contextlib.suppress(OSError):
@@ -102,11 +118,7 @@ def _take(lock: IO[str], folder: Path, how: int) -> str:
             time.sleep(0.05)  # who only asks for the owner holds it for a moment
         except OSError as error:
             raise StoreError(f"{folder} cannot be locked: {error.strerror}; choose an --out on another disk.") from None
-    try:
-        there = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
-    except FileNotFoundError:
-        there = False
-    if not there:
+    if not _is_there(lock):
         raise StoreError(f"{folder} has just been finished or removed by another process: try again.")
     if how != fcntl.LOCK_EX:
         return ""
@@ -116,6 +128,14 @@ def _take(lock: IO[str], folder: Path, how: int) -> str:
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
     return before
+
+
+def _is_there(lock: IO[str]) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
+    except OSError:
+        return False
 
 
 def owner(folder: Path) -> str:

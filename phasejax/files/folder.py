@@ -3,15 +3,12 @@
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from phasejax.experiment import Experiment
 from phasejax.files import netcdf
@@ -19,7 +16,7 @@ from phasejax.files.durable import StoreError, atomically, existing_parent, held
 from phasejax.files.layout import STUB, discard, discard_slabs, own_files, paths, segments, states, step_of
 from phasejax.files.netcdf import DamagedError, Record
 from phasejax.files.reading import finished, is_run, read_experiment
-from phasejax.files.state import Checkpoint, digest
+from phasejax.files.state import Checkpoint, identity, load, save
 
 if TYPE_CHECKING:
     from phasejax.observables import Observable
@@ -56,13 +53,18 @@ class Store:
     ) -> None:
         self.folder, self.file = paths(out)
         self._experiment, self._fields, self._attributes = experiment, fields, attributes
-        self._identity = self._identity_of(experiment)
+        schema = [(f.name, f.dims, f.when) for f in fields]
+        made_by = [attributes.get(name) for name in ("source", "engine")]
+        self._made_by = hashlib.sha256(repr((schema, made_by)).encode()).hexdigest()
+        """What a state must have been made by to be gone on with."""
+        self._identity = identity(experiment.identity, self._made_by)
         self._space = space
         check(out, experiment, resume, overwrite)
         self._require(overwrite)
         make(self.folder)
         with contextlib.ExitStack() as until_closed:
-            self.left_by = until_closed.enter_context(held(self.folder))
+            self._lock = until_closed.enter_context(held(self.folder))
+            self.left_by = self._lock.left_by
             """Who held the lock last, if it died without giving it back."""
             if overwrite:
                 discard_slabs(self.folder)
@@ -71,19 +73,13 @@ class Store:
                 for old in own_files(self.folder):
                     old.unlink()
             keep_experiment(self.folder, experiment)
-            self._lock = until_closed.pop_all()
+            self._until_closed = until_closed.pop_all()
 
     def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
-
-    def _identity_of(self, experiment: Experiment) -> str:
-        """What a state must agree in to be gone on with."""
-        schema = [(f.name, f.dims, f.when) for f in self._fields]
-        made_by = [self._attributes.get(name) for name in ("source", "engine")]
-        return hashlib.sha256(repr((experiment.identity, schema, made_by)).encode()).hexdigest()
+        self._until_closed.close()
 
     def _require(self, overwrite: bool) -> None:
         """Raise if the disk is too small for what is still to be written."""
@@ -100,30 +96,28 @@ class Store:
     # -- writing ---------------------------------------------------------------------------------------------------------
 
     def commit(self, records: Sequence[Record], checkpoint: Checkpoint) -> None:
-        """Write the records since the last commit, then the state; after this call both survive a power cut."""
+        """Write the records since the last commit, then the state; after this call both survive a power cut.
+
+        Raises:
+            StoreError: the disk does not take them, or the folder is no longer this run's.
+        """
+        self._lock.require()
         if records:
             with atomically(self.folder / f"records-{checkpoint.step}.nc", self.folder, self._space) as temporary:
-                netcdf.write(temporary, self._experiment, self._fields, records)
+                netcdf.write(temporary, self._experiment, self._fields, records, self._of_a_segment())
         self._save(checkpoint)
         for _, old in states(self.folder)[_KEPT_STATES:]:
             old.unlink()
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        header = {
-            "identity": self._identity,
-            "engine": self._attributes.get("engine"),
-            "step": checkpoint.step,
-            "marked_step": checkpoint.marked_step,
-            "speed": checkpoint.speed,
-            "sha256": digest(checkpoint.leaves),
-        }
-        with (
-            atomically(self.folder / f"state-{checkpoint.step}.npz", self.folder, self._space) as temporary,
-            open(temporary, "wb") as file,
-        ):
-            encoded = np.frombuffer(json.dumps(header).encode(), np.uint8)
-            leaves: dict[str, Any] = {f"leaf_{k}": leaf for k, leaf in enumerate(checkpoint.leaves)}
-            np.savez(file, allow_pickle=False, header=encoded, **leaves)
+        with atomically(self.folder / f"state-{checkpoint.step}.npz", self.folder, self._space) as temporary:
+            save(temporary, self._of_a_state(), checkpoint)
+
+    def _of_a_segment(self) -> dict[str, str]:
+        return {"identity": self._identity, "phasejax_version": self._attributes.get("phasejax_version", "unknown")}
+
+    def _of_a_state(self) -> dict[str, str]:
+        return {**self._of_a_segment(), "made_by": self._made_by, "engine": self._attributes.get("engine", "unknown")}
 
     def take_over(self, whole: str | Path) -> None:
         """Begin where a run of more seeds stands, of which these are some; from step 0 where it has no state.
@@ -135,7 +129,8 @@ class Store:
         experiment = read_experiment(whole)
         # Several processes may take their seeds from one run at the same time.
         with held(folder, fcntl.LOCK_SH):
-            checkpoint = self._newest(folder, self._identity_of(experiment))
+            of_whole = identity(experiment.identity, self._made_by)
+            checkpoint = self._newest(folder, of_whole)
             if checkpoint is None:
                 return
             first = self._experiment.grid.first_seed - experiment.grid.first_seed
@@ -143,27 +138,34 @@ class Store:
             continued = [path for path in segments(folder) if step_of(path) <= checkpoint.step]
             try:
                 with atomically(self.folder / f"records-{checkpoint.step}.nc", self.folder, self._space) as temporary:
-                    netcdf.concatenate(continued, temporary, {}, seeds)
+                    netcdf.concatenate(continued, temporary, self._of_a_segment(), seeds, of_whole)
             except DamagedError as error:
                 raise StoreError(f"{error}: delete the states in {folder}, and --resume trains these seeds anew.") from None
-        self._save(checkpoint._replace(leaves=[leaf[seeds] for leaf in checkpoint.leaves], speed=0.0))
+        leaves = {name: leaf[seeds] for name, leaf in checkpoint.leaves.items()}
+        self._save(checkpoint._replace(leaves=leaves, speed=0.0))
 
     def consolidate(self) -> Path:
-        """Stream all segments into the finished file, and remove the folder.
+        """Stream all segments into the finished file, with the state at the end, and remove the folder.
 
         Returns:
             The finished file.
 
         Raises:
-            StoreError: a segment is damaged or missing, or something else is where the file goes.
+            StoreError: a segment is damaged, missing or of another run, or something else is where the file goes.
         """
+        self._lock.require()
+        checkpoint = self._newest(self.folder, self._identity)
+        if checkpoint is None or checkpoint.step != self._experiment.schedule.steps:
+            raise StoreError(f"{self.folder} lacks the state at its end: --resume {self.folder} trains up to it again.")
         # Nobody but this process makes it: what is there now has been put there since the run began.
         finished(self.file, self._experiment)
         try:
             with atomically(self.file, self.folder, self._space) as temporary:
-                netcdf.concatenate(segments(self.folder), temporary, self._attributes)
+                netcdf.concatenate(segments(self.folder), temporary, self._attributes, identity=self._identity)
                 if lacking := netcdf.lacks(temporary, self._experiment):
                     raise DamagedError(f"{self.folder} lacks {lacking}")
+                header = {**self._of_a_state(), "step": checkpoint.step, "marked_step": checkpoint.marked_step}
+                netcdf.keep_state(temporary, header, checkpoint.leaves)
         except DamagedError as error:
             raise StoreError(f"{error}; --overwrite starts anew.") from None
         discard(self.folder)
@@ -184,25 +186,32 @@ class Store:
                 path.unlink()
         return checkpoint
 
-    def _newest(self, folder: Path, identity: str) -> Checkpoint | None:
+    def _newest(self, folder: Path, identity_there: str) -> Checkpoint | None:
         for _, path in states(folder):
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    header = json.loads(arrays["header"].tobytes())
-                    leaves = [arrays[f"leaf_{k}"] for k in range(len(arrays.files) - 1)]
-                whole = header["sha256"] == digest(leaves)
-            except Exception:  # a file cut short can fail in any way zip, NumPy and JSON know
+            if not (found := load(path)):
                 continue
-            if not whole:
-                continue
-            if header["identity"] != identity:
+            header, checkpoint = found
+            if header.get("identity") != identity_there:
                 if (engine := header.get("engine")) != self._attributes.get("engine"):
                     raise StoreError(f"{folder} was begun with engine {engine}: --engine {engine} goes on with it, "
                                      "--overwrite starts anew.")  # fmt: skip
                 raise StoreError(f"{folder} was begun with another version, engine or set of observables: --overwrite "
                                  "starts anew.")  # fmt: skip
-            return Checkpoint(header["step"], header["marked_step"], leaves)
+            return checkpoint
         return None
+
+
+def final_state(file: Path, seeds: slice = slice(None)) -> Checkpoint:
+    """The training state at the end of a finished run, of all or some of its seeds.
+
+    Raises:
+        StoreError: the file has none, or it is damaged.
+    """
+    try:
+        header, leaves = netcdf.state(file, seeds)
+    except DamagedError as error:
+        raise StoreError(f"{error}: only training the run again gives it back.") from None
+    return Checkpoint(header["step"], header["marked_step"], leaves)
 
 
 def check(out: str | Path, experiment: Experiment, resume: bool = False, overwrite: bool = False) -> None:

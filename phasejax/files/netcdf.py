@@ -6,21 +6,25 @@ sigma_w, seed). Files are made under the name given, whole or in part; `folder` 
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
 import netCDF4
 import numpy as np
 
 from phasejax.experiment import Experiment
-from phasejax.files.schema import STEP_AXES, coordinates, own_axes, temperature_axis
+from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, coordinates, own_axes, refuse_newer, temperature_axis
+from phasejax.files.state import Digest
 
 if TYPE_CHECKING:
     from phasejax.observables import Observable
 
 # The step axis of what is recorded on each occasion.
 _MAX_CHUNK = 4 * 2**20
+# The group of the training state at the end; its variables are the leaves, their names quoted, for a slash cannot be in one.
+_STATE = "state"
 
 
 class DamagedError(Exception):
@@ -35,7 +39,13 @@ class Record(NamedTuple):
     """Arrays (seed, temperature, sigma_w, ...) by name; (seed, ...) for what is recorded once."""
 
 
-def write(path: Path, experiment: Experiment, fields: Sequence["Observable"], records: Sequence[Record]) -> None:
+def write(
+    path: Path,
+    experiment: Experiment,
+    fields: Sequence["Observable"],
+    records: Sequence[Record],
+    attributes: Mapping[str, str],
+) -> None:
     """Write records of an experiment, uncompressed."""
     axis, grid = temperature_axis(experiment), experiment.grid
     steps = {name: [] for name in STEP_AXES.values()}
@@ -67,10 +77,17 @@ def write(path: Path, experiment: Experiment, fields: Sequence["Observable"], re
                 else:
                     # (seed, temperature, sigma_w, ...) -> (temperature, sigma_w, seed, ...)
                     variable[row] = np.moveaxis(values, 0, 2)
-        nc.setncatts({"coordinates": " ".join(name for name, dims, _, _ in axes if dims != (name,))})
+        named = {"coordinates": " ".join(name for name, dims, _, _ in axes if dims != (name,))}
+        nc.setncatts({**attributes, "format_version": FORMAT_VERSION, **named})
 
 
-def concatenate(sources: Sequence[Path], target: Path, attributes: Mapping[str, str], seeds: slice = slice(None)) -> None:
+def concatenate(
+    sources: Sequence[Path],
+    target: Path,
+    attributes: Mapping[str, str],
+    seeds: slice = slice(None),
+    identity: str | None = None,
+) -> None:
     """Stream files whose records follow each other into one, compressed, a record at a time.
 
     Args:
@@ -78,15 +95,18 @@ def concatenate(sources: Sequence[Path], target: Path, attributes: Mapping[str, 
         target: the file to make.
         attributes: its global attributes.
         seeds: which of the seeds.
+        identity: that of the run they are of.
 
     Raises:
-        DamagedError: a source cannot be read, or there is none.
+        DamagedError: a source cannot be read or is of another run, or there is none.
     """
     if not sources:
         raise DamagedError(f"there are no records to make {target.name} of")
     axes, rows = set(STEP_AXES.values()), dict.fromkeys(STEP_AXES.values(), 0)
     for source in sources:
         with _read(source) as nc:
+            if identity is not None and ("identity" not in nc.ncattrs() or nc.getncattr("identity") != identity):
+                raise DamagedError(f"{source} has records of another run")
             for axis in axes:
                 rows[axis] += len(nc.dimensions[axis])
             kept = len(range(len(nc.dimensions["seed"]))[seeds])
@@ -106,16 +126,19 @@ def concatenate(sources: Sequence[Path], target: Path, attributes: Mapping[str, 
                     rows[axis] += len(nc.dimensions[axis])
 
 
-def merge(sources: Sequence[Path], target: Path, attributes: Mapping[str, str]) -> None:
-    """Stream files that differ in their seeds into one, compressed, a record at a time.
+def merge(
+    sources: Sequence[Path], target: Path, attributes: Mapping[str, str], identify: Callable[[str], str] = str
+) -> None:
+    """Stream files that differ in their seeds into one, compressed, a record or an array of their states at a time.
 
     Args:
         sources: the files, in the order of their seeds.
         target: the file to make.
         attributes: its global attributes.
+        identify: gives the identity of the whole, from that of what made it.
 
     Raises:
-        DamagedError: a source cannot be read, or has other records than the first.
+        DamagedError: a source cannot be read, or has other records, or another kind of state, than the first.
     """
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(_read(source)) for source in sources]
@@ -138,6 +161,85 @@ def merge(sources: Sequence[Path], target: Path, attributes: Mapping[str, str]) 
             for where in [(k,) for k in range(variable.shape[0])] if axis else [()]:
                 parts = [_values(source, nc[name], *where) for source, nc in pairs]
                 made[name][where or ...] = np.concatenate(parts, axis - len(where))
+        if any(_STATE in nc.groups for nc in opened):
+            _merge_states(pairs, made, identify)
+
+
+def _merge_states(
+    pairs: Sequence[tuple[Path, netCDF4.Dataset]], made: netCDF4.Dataset, identify: Callable[[str], str]
+) -> None:
+    headers = [_header(source, nc) for source, nc in pairs]
+    own = {"identity", "sha256"}
+    for (source, nc), header in zip(pairs, headers, strict=True):
+        same = {name: of for name, of in header.items() if name not in own}
+        if same != {name: of for name, of in headers[0].items() if name not in own} or _kinds(nc) != _kinds(pairs[0][1]):
+            raise DamagedError(f"{source} has another kind of state than {pairs[0][0]}")
+    digests, digest = [Digest() for _ in pairs], Digest()
+    group = made.createGroup(_STATE)
+    for name in _kinds(pairs[0][1]):
+        parts = [_values(source, nc[_STATE][_quoted(name)]) for source, nc in pairs]
+        for of_part, part in zip(digests, parts, strict=True):
+            of_part.add(name, part)
+        whole = np.concatenate(parts)
+        digest.add(name, whole)
+        _leaf(group, name, whole)
+    for (source, _), header, of_part in zip(pairs, headers, digests, strict=True):
+        _require_digest(source, header, of_part)
+    group.setncatts({**headers[0], "identity": identify(headers[0]["made_by"]), "sha256": str(digest)})
+
+
+def keep_state(path: Path, header: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> None:
+    """Add a training state to a file, in a group of its own: arrays (seed, ...), and a header with their SHA-256."""
+    with netCDF4.Dataset(path, "a") as nc:
+        group = nc.createGroup(_STATE)
+        for name, leaf in leaves.items():
+            _leaf(group, name, leaf)
+        group.setncatts({**header, "sha256": str(Digest(leaves))})
+
+
+def state(path: Path, seeds: slice = slice(None)) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header of a file's training state, and its arrays by name, of some of the seeds.
+
+    Raises:
+        DamagedError: there is none, or it is not the one that was written.
+    """
+    with _read(path) as nc:
+        header, digest, leaves = _header(path, nc), Digest(), {}
+        for name in _kinds(nc):
+            values = _values(path, nc[_STATE][_quoted(name)])
+            digest.add(name, values)
+            leaves[name] = values[seeds].copy()
+        _require_digest(path, header, digest)
+    return header, leaves
+
+
+def _header(path: Path, nc: netCDF4.Dataset) -> dict[str, Any]:
+    if _STATE not in nc.groups:
+        raise DamagedError(f"{path} has no training state")
+    attributes = {name: nc[_STATE].getncattr(name) for name in nc[_STATE].ncattrs()}
+    return {name: int(of) if isinstance(of, np.integer) else of for name, of in attributes.items()}
+
+
+def _kinds(nc: netCDF4.Dataset) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """Types and shapes, the seeds aside, of a state's arrays, in the order of their names."""
+    return {name: (v.dtype, v.shape[1:]) for name, v in sorted((unquote(v.name), v) for v in nc[_STATE].variables.values())}
+
+
+def _require_digest(path: Path, header: Mapping[str, Any], digest: Digest) -> None:
+    if header["sha256"] != str(digest):
+        raise DamagedError(f"{path} is damaged: its training state is not the one that was written")
+
+
+def _quoted(name: str) -> str:
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def _leaf(group: netCDF4.Dataset, name: str, leaf: np.ndarray) -> None:
+    dims = ("seed", *(f"axis_{k}_of_{length}" for k, length in enumerate(leaf.shape[1:], 1)))
+    for dim, length in zip(dims, leaf.shape, strict=True):
+        if dim not in group.dimensions:
+            group.createDimension(dim, length)
+    _variable(group, _quoted(name), leaf.dtype, dims, {})[...] = leaf
 
 
 def attributes(path: Path) -> dict[str, Any]:
@@ -176,7 +278,7 @@ def lacks(path: Path, experiment: Experiment) -> str:
 
 
 def read_through(path: Path) -> None:
-    """Read a file's records, one at a time, against their checksums.
+    """Read a file's records, one at a time, and its state against their checksums.
 
     Raises:
         DamagedError: one cannot be read.
@@ -185,6 +287,9 @@ def read_through(path: Path) -> None:
         for variable in nc.variables.values():
             for where in [(k,) for k in range(variable.shape[0])] if variable.ndim > 1 else [()]:
                 _values(path, variable, *where)
+        kept = _STATE in nc.groups
+    if kept:
+        state(path)
 
 
 @contextlib.contextmanager
@@ -195,8 +300,10 @@ def _read(path: Path) -> Iterator[netCDF4.Dataset]:
             nc.set_auto_mask(False)
             for variable in nc.variables.values():
                 _forget(variable)
-        except (OSError, RuntimeError):
+            named = {name: nc.getncattr(name) for name in ("format_version", "phasejax_version") if name in nc.ncattrs()}
+        except (OSError, RuntimeError, AttributeError, ValueError):
             raise DamagedError(f"{path} is damaged: it cannot be opened") from None
+        refuse_newer(path, named)
         try:
             yield nc
         except (KeyError, IndexError, AttributeError):
@@ -229,7 +336,7 @@ def _create_like(
         # Weights get a tenth smaller for two thirds of the time.
         compression = None if STEP_AXES["decades"] in variable.dimensions else "zlib"
         _variable(nc, name, variable.dtype, variable.dimensions, described, compression)
-    nc.setncatts({**attributes, "coordinates": model.getncattr("coordinates")})
+    nc.setncatts({**attributes, "format_version": FORMAT_VERSION, "coordinates": model.getncattr("coordinates")})
     return nc
 
 

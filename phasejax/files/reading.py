@@ -1,11 +1,9 @@
 """Opening a run, finished or not, and how far it is."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import xarray as xr
 
 from phasejax.experiment import Experiment, ExperimentError
@@ -13,7 +11,8 @@ from phasejax.files import netcdf
 from phasejax.files.durable import StoreError, owner
 from phasejax.files.layout import has_records, paths, segments, slabs_in, states
 from phasejax.files.netcdf import DamagedError
-from phasejax.files.schema import STEP_AXES
+from phasejax.files.schema import STEP_AXES, refuse_newer
+from phasejax.files.state import read_header
 from phasejax.records import RunError, settings
 
 
@@ -155,10 +154,10 @@ def progress(out: str | Path) -> Progress:
     step, speed, written = 0, 0.0, 0.0
     for step_of_state, path in states(folder):
         # A writer may be deleting it; any other damage is for --resume to find.
-        with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as arrays:
-            speed = float(json.loads(arrays["header"].tobytes())["speed"])
-            step, written = step_of_state, path.stat().st_mtime
-            break
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            if header := read_header(path):
+                speed, written, step = float(header["speed"]), path.stat().st_mtime, step_of_state
+                break
     records = sum(recorded <= step for recorded in experiment.record_steps()) if has_records(folder) else 0
     return Progress(folder, experiment, step, records, False, owner(folder), speed, written)
 
@@ -179,6 +178,9 @@ def _records_so_far(folder: Path) -> xr.Dataset:
                          combine_attrs="drop")  # fmt: skip
         return data.assign_attrs(experiment=experiment)
     opened = [_open(segment) for segment in written]
+    for segment, part in zip(written, opened, strict=True):
+        if part.attrs.get("identity") != opened[0].attrs.get("identity"):
+            raise StoreError(f"{segment} and {written[0]} have records of different runs: move one run's files away.")
     data = {
         name: xr.concat([part[name] for part in opened if name in part], axis[0])
         if (axis := [str(dim) for dim in variable.dims if dim in STEP_AXES.values()])
@@ -190,8 +192,14 @@ def _records_so_far(folder: Path) -> xr.Dataset:
 
 def _open(file: Path) -> xr.Dataset:
     try:
-        return xr.open_dataset(file, engine="netcdf4")
+        dataset = xr.open_dataset(file, engine="netcdf4")
     except PermissionError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror}.") from None
     except Exception:  # damaged bytes fail in any way HDF5, netCDF4 and xarray know
         raise StoreError(f"{file} is not a netCDF file, or not a whole one.") from None
+    try:
+        refuse_newer(file, dataset.attrs)
+    except StoreError:
+        dataset.close()
+        raise
+    return dataset

@@ -1,15 +1,19 @@
-"""How a file looks: its axes and coordinates, and the names they take."""
+"""How a file looks: its version, its axes and coordinates, and the names they take."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from phasejax.experiment import Experiment
+from phasejax.files.durable import StoreError
 
 if TYPE_CHECKING:
     from phasejax.observables import Observable
 
+FORMAT_VERSION = 2
+"""Of what is written. 1, which files do not name, had no training state at the end and no names in those on the way."""
 # The step axis of what is recorded on each occasion.
 STEP_AXES = {"records": "step", "decades": "step_decades", "ends": "step_ends"}
 
@@ -21,6 +25,19 @@ RESERVED = frozenset(
 Coordinate = tuple[str, tuple[str, ...], np.ndarray, str]
 
 """Name, dims, values and long name."""
+
+
+def refuse_newer(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Raise if a file's attributes, or a state's header, are of a version after this one.
+
+    Raises:
+        StoreError: they are.
+    """
+    version = attributes.get("format_version", 1)
+    if not isinstance(version, int | np.integer) or not 1 <= version <= FORMAT_VERSION:
+        writer = str(attributes.get("phasejax_version", "unknown"))
+        raise StoreError(f"{path} has format version {str(version)!r}, and this phasejax knows up to {FORMAT_VERSION}: "
+                         f"use phasejax {writer!r}, which wrote it.")  # fmt: skip
 
 
 def temperature_axis(experiment: Experiment) -> str:

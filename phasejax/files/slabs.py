@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from phasejax.files.folder import check
 from phasejax.files.layout import discard, discard_slabs, has_states, paths, slabs_in
 from phasejax.files.netcdf import DamagedError
 from phasejax.files.reading import finished, open_run, read_experiment
+from phasejax.files.state import identity
 
 
 class Shard(NamedTuple):
@@ -196,7 +198,7 @@ def merge(out: str | Path) -> Path:
         joined["experiment"], joined["created"] = experiment.to_toml(), max(found["created"] for found in attributes)
         try:
             with atomically(file, folder) as temporary:
-                netcdf.merge(list(done.values()), temporary, joined)
+                netcdf.merge(list(done.values()), temporary, joined, partial(identity, experiment.identity))
         except DamagedError as error:
             raise StoreError(f"{error}: delete it, and --resume {folder} trains it again.") from None
         discard_slabs(folder)
@@ -233,7 +235,7 @@ def _attributes(experiment: Experiment, labels: range, path: Path) -> dict[str, 
         raise StoreError(f"{path} comes from another experiment than the one in {path.parent}: delete it, or move it away.")
     if lacking := netcdf.lacks(path, _part(experiment, labels)):
         raise DamagedError(f"{path} lacks {lacking}")
-    return {name: value for name, value in netcdf.attributes(path).items() if name != "coordinates"}
+    return {name: value for name, value in netcdf.attributes(path).items() if name not in ("coordinates", "format_version")}
 
 
 def _part(experiment: Experiment, labels: range) -> Experiment:
