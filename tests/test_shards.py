@@ -165,6 +165,8 @@ def test_slabs_make_the_state_of_an_uncut_run(tmp_path):
         copy = data.load()
     copy.to_netcdf(run / "seeds-9-10.nc")
     refused(r"seeds-9-10\.nc has no training state: delete it")
+    copy.isel(step=slice(-1)).to_netcdf(run / "seeds-9-10.nc")
+    refused(r"seeds-9-10\.nc lacks some of its records: delete it")
     slabs.merge(run)
     (header, leaves), (expected_header, expected) = (netcdf.state(path.with_suffix(".nc")) for path in (run, whole))
     assert header == expected_header

@@ -134,7 +134,7 @@ def test_a_run_that_ends_while_it_is_opened_is_opened(finished, tmp_path, monkey
     assert phasejax.open(tmp_path / "run").sizes["step"] == len(experiment.record_steps())
 
 
-@pytest.mark.parametrize("damage", ["cut short", "flipped byte", "empty", "altered"])
+@pytest.mark.parametrize("damage", ["cut short", "flipped byte", "empty", "altered", "renamed"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(finished, tmp_path, monkeypatch, damage):
     experiment, path = finished
     interrupted(experiment, tmp_path / "run", monkeypatch, 6)
@@ -143,9 +143,12 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(finished, tmp_pa
     whole = bytearray(states[-1].read_bytes())
     if damage == "flipped byte":
         whole[len(whole) // 2] ^= 1
-    if damage == "altered":  # a file whose own checksums are right
+    if damage in ("altered", "renamed"):  # a file whose own checksums are right
         with np.load(states[-1]) as arrays:
-            np.savez(states[-1], **{**arrays, "weights/0": np.nextafter(arrays["weights/0"], 1)})
+            other = dict(arrays)
+        weights = other.pop("weights/0")
+        other |= {"weights/0": np.nextafter(weights, 1)} if damage == "altered" else {"weights/1": weights}
+        np.savez(states[-1], **other)
     else:
         states[-1].write_bytes({"cut short": whole[: len(whole) // 2], "flipped byte": whole, "empty": b""}[damage])
     began = []
@@ -485,6 +488,21 @@ def test_nothing_is_written_into_a_folder_that_was_removed(tmp_path, monkeypatch
         phasejax.simulate(small(), run, checkpoint_seconds=0)
     assert len(done) == 3
     assert (contents(run) if anew else run.exists()) == ({"lock": b"process 1 on earth\n"} if anew else False)
+
+
+@pytest.mark.usefixtures("few_observables")
+def test_no_file_is_made_of_a_folder_that_was_begun_anew(tmp_path, monkeypatch):
+    run, original = tmp_path / "run", folder.Store.consolidate
+
+    def consolidate(self):
+        (run / "lock").rename(run / "lock of before")
+        (run / "lock").write_text("process 1 on earth\n")
+        return original(self)
+
+    monkeypatch.setattr(folder.Store, "consolidate", consolidate)
+    with pytest.raises(StoreError, match=rf"{run} was removed or begun anew"):
+        phasejax.simulate(small(), run)
+    assert not run.with_suffix(".nc").exists()
 
 
 def test_a_last_state_that_is_lost_before_the_file_is_made_is_trained_again(finished, tmp_path, monkeypatch):
