@@ -26,8 +26,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from phasejax.experiment import Reading
-from phasejax.linalg import eigenvectors
-from phasejax.samples import end_rows, products
+from phasejax.kernels.linalg import eigenvectors
+from phasejax.kernels.samples import end_rows, products
 
 READINGS: tuple[str, ...] = get_args(Reading)
 

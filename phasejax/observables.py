@@ -10,8 +10,8 @@ from jax import Array
 
 from phasejax.experiment import Network, refuse
 from phasejax.files.schema import RESERVED
+from phasejax.kernels.linalg import left_singular
 from phasejax.level_dynamics import READINGS, LevelDynamics, level_dynamics
-from phasejax.linalg import left_singular
 from phasejax.network import loss
 from phasejax.samples import mean_gradient, on_samples
 from phasejax.task import Task, start

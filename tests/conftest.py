@@ -18,7 +18,8 @@ import pytest  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-from phasejax import Experiment, Grid, Schedule, Sgd, TeacherStudent, compiled  # noqa: E402
+from phasejax import Experiment, Grid, Schedule, Sgd, TeacherStudent  # noqa: E402
+from phasejax.kernels import build  # noqa: E402
 from phasejax.observables import standard  # noqa: E402
 
 COLD = tuple(2.0**k for k in range(-5, -1))
@@ -38,8 +39,8 @@ def small(**parts: object) -> Experiment:
 def skip_without_compiler(source: str, kernel: str, **sizes: int) -> None:
     """A kernel that does not compile is a failure; a machine without a compiler is none."""
     try:
-        compiled.target(source, kernel, "float32", **sizes)
-    except compiled.BuildError as error:
+        build.target(source, kernel, "float32", **sizes)
+    except build.BuildError as error:
         if "no C++ compiler" not in str(error):
             raise
         pytest.skip(str(error))

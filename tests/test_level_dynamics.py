@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from phasejax import Network
+from phasejax.kernels.linalg import left_singular
 from phasejax.level_dynamics import READINGS, coulomb, level_dynamics
-from phasejax.linalg import left_singular
 from phasejax.samples import on_samples
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import skip_without_compiler
 
-from phasejax import linalg
+from phasejax.kernels import linalg
 
 SHAPES = [(16, 32), (5, 3), (2, 2), (1, 7), (7, 1), (17, 20)]
 

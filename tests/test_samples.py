@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 from conftest import skip_without_compiler
 
-from phasejax import Network, compiled, samples
+from phasejax import Network, samples
+from phasejax.kernels import build
+from phasejax.kernels.samples import end_rows, products
 
 
 @pytest.fixture(params=["kernel", "library"])
 def route(request, monkeypatch):
     if request.param == "library":
-        monkeypatch.setattr(compiled, "target", no_compiler)
+        monkeypatch.setattr(build, "target", no_compiler)
     else:
         skip_without_compiler("samples.cc", "products", N=16)
     return request.param
 
 
 def no_compiler(*_, **__):
-    raise compiled.BuildError("no C++ compiler was found")
+    raise build.BuildError("no C++ compiler was found")
 
 
 def draw(*shapes):
@@ -70,8 +72,8 @@ def test_products_and_rows(n, count, precision):
     u, g, basis = draw((7, n, count), (7, n, count), (7, n, n))
     with jax.enable_x64(precision == "float64"):
         u, g, basis = (part.astype(precision) for part in (u, g, basis))
-        found = vmapped(samples.products, u, g)
-        means, squares = vmapped(samples.end_rows, basis, u, g)
+        found = vmapped(products, u, g)
+        means, squares = vmapped(end_rows, basis, u, g)
     u, g, basis = (part.astype(float) for part in (u, g, basis))
     exact = [np.einsum("zia,zja->zij", a, b) / count for a, b in ((u, g), (u**2, g**2), (u * g, u * g))]
     close(found, np.stack(exact, 1), precision, count)

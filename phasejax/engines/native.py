@@ -1,6 +1,6 @@
 """The paper's topology as a C++ kernel for CPUs, compiled on first use for one network shape, called through `jax.ffi`.
 
-The kernel (`native.cc`) holds one student a vector lane, and runs on the thread that calls it: one JAX device a core
+The kernel (`kernels/native.cc`) holds one student a vector lane, and runs on the thread that calls it: one JAX device a core
 makes use of all of them.
 """
 
@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from phasejax import compiled
 from phasejax.engines import fused
 from phasejax.ensemble import Advance, State
 from phasejax.experiment import Experiment
+from phasejax.kernels import build
 from phasejax.task import Batches, Task
 
 
@@ -24,16 +24,14 @@ def why_not(experiment: Experiment, on_cpu: bool) -> str | None:
     if reason is None:
         try:
             _target(experiment)
-        except compiled.BuildError as error:
+        except build.BuildError as error:
             reason = f"its kernel could not be built: {' '.join(str(error).split())}"
     return reason
 
 
 def _target(experiment: Experiment) -> str:
     n1, n2 = experiment.network.widths[-3:-1]
-    return compiled.target(
-        "engines/native.cc", "advance", experiment.precision, N1=n1, N2=n2, BATCH=experiment.sgd.batch_size
-    )
+    return build.target("native.cc", "advance", experiment.precision, N1=n1, N2=n2, BATCH=experiment.sgd.batch_size)
 
 
 def engine(experiment: Experiment) -> Advance:

@@ -112,7 +112,7 @@ def with_target(
 def _library(source: str, precision: str, sizes: tuple[tuple[str, int], ...]) -> pathlib.Path:
     """The library of a source's kernels, built or found in the cache."""
     real = {"float32": "float", "float64": "double"}[precision]
-    package = importlib.resources.files("phasejax")
+    package = importlib.resources.files("phasejax.kernels")
     text = b"\n".join(package.joinpath(file).read_bytes() for file in ("lanes.h", source))
     command, macros = _toolchain()
     command = [*command, *(f"-D{name}={size}" for name, size in sizes), f"-DREAL={real}"]

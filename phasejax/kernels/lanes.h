@@ -1,6 +1,6 @@
 // What every kernel here begins with: vectors, and the ways in from JAX (jax.ffi).
 //
-// compiled.py puts this text in front of a kernel's source, and defines REAL (float or double).
+// build.py puts this text in front of a kernel's source, and defines REAL (float or double).
 
 #include <algorithm>
 #include <array>

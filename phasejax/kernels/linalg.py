@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, custom_batching
 
-from phasejax import compiled
+from phasejax.kernels import build
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ def _decompose(matrix: Array, by_kernel: Callable[[str, Array], T], by_library: 
     # and wait there for ever if every thread of the pool is itself inside such a call (one device a core makes that happen).
     on_cpu = custom_batching.sequential_vmap(by_library)
     if n * (n + m) <= _KERNEL_SIZE:
-        on_cpu = compiled.with_target(by_kernel, on_cpu, "linalg.cc", "left_singular", matrix.dtype.name)
+        on_cpu = build.with_target(by_kernel, on_cpu, "linalg.cc", "left_singular", matrix.dtype.name)
     # What they answer to NaN is not specified; a student that diverged has no spectrum.
     finite = jnp.isfinite(matrix).all()
     found = jax.lax.platform_dependent(jnp.where(finite, matrix, 0), cpu=on_cpu, default=by_library)
