@@ -1,6 +1,7 @@
 """C++ kernels for CPUs, compiled on first use by a compiler found on the machine, and registered with `jax.ffi`.
 
-The libraries go to the user's cache, each under a name that says what it was made from and for.
+The libraries go to the user's cache, each under a name that says what it was made from and for, and ends with the SHA-256 of
+its bytes. One is loaded only from a folder that nobody else may write to, if it is what its name says.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import pathlib
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -66,13 +68,44 @@ def _private_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def _folder() -> pathlib.Path:
-    """The user's cache folder, or a private one where that cannot be written."""
+    """The user's cache folder, or a private one where that is a link, somebody else's, or cannot be written."""
     with contextlib.suppress(OSError, RuntimeError):
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "phasejax"
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_ours(folder, stat.S_ISDIR):
+            folder.chmod(0o700)  # what others left there before is told by its owner
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
     return pathlib.Path(_private_folder().name)
+
+
+def _is_ours(path: pathlib.Path, of_kind: Callable[[int], bool]) -> bool:
+    """Whether what is there, itself and no link to it, is of a kind and belongs to this user."""
+    found = path.lstat()
+    return of_kind(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def _is_sound(library: pathlib.Path) -> bool:
+    """Whether a library is this user's, for others to read at most, and has the digest that ends its name.
+
+    What happens to it after this look is the user's own doing: nobody else may write to it, or to its folder.
+    """
+    with contextlib.suppress(OSError):
+        if _is_ours(library, stat.S_ISREG) and not library.lstat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return _digest(library) == library.stem.rpartition("-")[2]
+    return False
+
+
+def _digest(library: pathlib.Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @functools.cache
@@ -93,7 +126,6 @@ def target(source: str, kernel: str, precision: str, **sizes: int) -> str:
     try:
         handler = getattr(ctypes.CDLL(str(library)), f"phasejax_{kernel}")
     except (OSError, AttributeError) as error:
-        library.unlink(missing_ok=True)  # cut short by a power cut, say: made again next time
         raise BuildError(f"{library} could not be loaded: {error}") from None
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     return name
@@ -112,17 +144,30 @@ def with_target(
 def _library(source: str, precision: str, sizes: tuple[tuple[str, int], ...]) -> pathlib.Path:
     """The library of a source's kernels, built or found in the cache."""
     real = {"float32": "float", "float64": "double"}[precision]
-    package = importlib.resources.files("phasejax.kernels")
-    text = b"\n".join(package.joinpath(file).read_bytes() for file in ("lanes.h", source))
+    text = _text(source)
     command, macros = _toolchain()
     command = [*command, *(f"-D{name}={size}" for name, size in sizes), f"-DREAL={real}"]
     key = "\0".join([*command, platform.machine(), platform.processor(), importlib.metadata.version("jaxlib")]).encode()
     words = [pathlib.PurePath(source).stem, *(str(size) for _, size in sizes), real]
     name = "-".join([*words, hashlib.sha256(text + macros + key).hexdigest()[:32]])
-    library = _folder() / f"{name}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=library.parent) as building:
-            built = pathlib.Path(building) / library.name
-            _run([*command, "-x", "c++", "-", "-o", str(built)], text)
-            os.replace(built, library)  # whole or absent, whoever else is building it
+    folder = _folder()
+    found = next(filter(_is_sound, folder.glob(f"{name}-*.so")), None)
+    return found or _build([*command, "-x", "c++", "-"], text, folder, name)
+
+
+def _text(source: str) -> bytes:
+    package = importlib.resources.files("phasejax.kernels")
+    return b"\n".join(package.joinpath(file).read_bytes() for file in ("lanes.h", source))
+
+
+def _build(command: list[str], text: bytes, folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The library under its name and digest: whole or absent, whoever else is building it, and after a power cut."""
+    with tempfile.TemporaryDirectory(dir=folder) as building:
+        built = pathlib.Path(building) / "library.so"
+        _run([*command, "-o", str(built)], text)
+        built.chmod(0o600)  # whatever the umask
+        library = folder / f"{name}-{_digest(built)}.so"
+        _sync(built)
+        os.replace(built, library)
+    _sync(folder)
     return library
