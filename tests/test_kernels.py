@@ -1,17 +1,21 @@
-"""Kernels' libraries: what is never loaded from the cache, and what a compiler may do."""
+"""Kernels' names, and their libraries: what is never loaded from the cache, and what a compiler may do."""
 
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import jax
+import jax.numpy as jnp
 import pytest
 from conftest import skip_without_compiler
 
-from phasejax.kernels import build
+from phasejax.kernels import build, linalg
 
 KERNEL = b'extern "C" int phasejax_answer() { return 42; }'
 PLANTED = b'extern "C" int phasejax_answer() { return 13; }'
@@ -31,7 +35,7 @@ def use(home, monkeypatch):
 
 
 def library():
-    return build._library("answer.cc", "float32", ())
+    return build._library("answer.cc", ("-DREAL=float",))
 
 
 def answer(path):
@@ -176,3 +180,73 @@ def test_a_torn_library_stops_no_process(tmp_path):
         os.truncate(built, built.stat().st_size // 2)
     assert outputs[0] == outputs[1]
     assert "[2.0, 2.0, 2.0]" in outputs[1]
+
+
+SIZES = {"N1": 32, "N2": 16, "BATCH": 4}
+
+
+def test_a_targets_name_says_what_the_program_computes_and_not_what_compiled_it(monkeypatch):
+    name = build.target_name("native.cc", "advance", "float32", **SIZES)
+    assert re.fullmatch("phasejax-advance-native-32-16-4-float-[0-9a-f]{12}", name)
+    others = [
+        build.target_name("native.cc", "mean_gradient", "float32", **SIZES),
+        build.target_name("native.cc", "advance", "float64", **SIZES),
+        build.target_name("native.cc", "advance", "float32", **SIZES | {"BATCH": 5}),
+        build.target_name("samples.cc", "advance", "float32", **SIZES),
+    ]
+    digests = {one.rpartition("-")[2] for one in [name, *others[1:]]}
+    assert (len(set(others) - {name}), len(digests)) == (4, 4)
+    monkeypatch.setattr(build, "_toolchain", None)
+    monkeypatch.setattr("platform.machine", lambda: "another")
+    assert build.target_name("native.cc", "advance", "float32", **SIZES) == name
+    monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, "-ffast-math"])
+    assert build.target_name("native.cc", "advance", "float32", **SIZES) != name
+
+
+def test_a_change_of_any_of_its_text_changes_a_targets_name(monkeypatch):
+    text, name = build._text("linalg.cc"), build.target_name("linalg.cc", "left_singular", "float32")
+    for changed in (text + b" ", b" " + text):
+        monkeypatch.setattr(build, "_text", lambda source, changed=changed: changed)
+        assert build.target_name("linalg.cc", "left_singular", "float32") != name
+
+
+def test_what_is_lowered_by_name_is_the_same_with_a_compiler_and_without(monkeypatch):
+    """And a function that was traced one way is traced anew the other way."""
+    name = build.target_name("linalg.cc", "left_singular", "float32")
+    lowered = jax.jit(jax.vmap(lambda w: linalg.left_singular(w))).trace
+    shape = jax.ShapeDtypeStruct((3, 16, 32), jnp.float32)
+
+    def text():
+        return lowered(shape).lower(lowering_platforms=("cpu",)).as_text()
+
+    skip_without_compiler("linalg.cc", "left_singular")
+    registered = text()
+    monkeypatch.setattr(build, "_registered", set())
+    monkeypatch.setattr(build, "_library", no_compiler)
+    jax.clear_caches()
+    without = text()
+    assert name not in without
+    with build.by_name():
+        assert build.target("linalg.cc", "left_singular", "float32") == name
+        assert text() == registered
+        with ThreadPoolExecutor() as pool:
+            assert pool.submit(text).result() == without, "another thread lowers what it can run"
+    assert name in registered
+    assert text() == without
+    assert not build._registered
+
+
+def no_compiler(*_):
+    raise build.BuildError("no C++ compiler was found")
+
+
+def test_a_name_is_registered_once_though_another_library_comes_to_have_it(cache, monkeypatch):
+    """XLA knows one handler of a name; a call of a second one would be an error in every later program."""
+    registered = []
+    monkeypatch.setattr(build, "_registered", set())
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda name, *_, **__: registered.append(name))
+    with ThreadPoolExecutor(4) as pool:
+        names = list(pool.map(lambda _: build.target("answer.cc", "answer", "float32"), range(4)))
+    shutil.rmtree(cache)
+    assert {*names, build.target("answer.cc", "answer", "float32")} == {*registered}
+    assert len(registered) == 1

@@ -18,12 +18,21 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable
 
 import jax
 
 # No -ffast-math: the kernels rely on NaN, infinities and denormals behaving.
 FLAGS = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+
+_REALS = {"float32": "float", "float64": "double"}
+
+# XLA refuses a second handler of one name, as another compiler's would be.
+_registered: set[str] = set()
+_registering = threading.Lock()
+
+_names_only = jax.make_user_context(default_value=False)
 
 
 class BuildError(RuntimeError):
@@ -108,7 +117,6 @@ def _sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-@functools.cache
 def target(source: str, kernel: str, precision: str, **sizes: int) -> str:
     """The FFI target of a kernel, built, or found in the cache, and registered.
 
@@ -121,14 +129,35 @@ def target(source: str, kernel: str, precision: str, **sizes: int) -> str:
     Raises:
         BuildError: there is no compiler, or the kernel does not compile.
     """
-    library = _library(source, precision, tuple(sizes.items()))
-    name = f"phasejax-{library.stem}-{kernel}"
-    try:
-        handler = getattr(ctypes.CDLL(str(library)), f"phasejax_{kernel}")
-    except (OSError, AttributeError) as error:
-        raise BuildError(f"{library} could not be loaded: {error}") from None
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+    name = target_name(source, kernel, precision, **sizes)
+    if _names_only.value:
+        return name
+    with _registering:
+        if name not in _registered:
+            library = _library(source, _defines(precision, sizes))
+            try:
+                handler = getattr(ctypes.CDLL(str(library)), f"phasejax_{kernel}")
+            except (OSError, AttributeError) as error:
+                raise BuildError(f"{library} could not be loaded: {error}") from None
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+            _registered.add(name)
     return name
+
+
+def target_name(source: str, kernel: str, precision: str, **sizes: int) -> str:
+    """The name of a kernel's target in lowered programs: the same on every machine, whatever its compiler, if it has one."""
+    defines = _defines(precision, sizes)
+    made_from = "\0".join([*FLAGS, *defines, ""]).encode() + _text(source)
+    return f"phasejax-{kernel}-{_stem(source, defines)}-{hashlib.sha256(made_from).hexdigest()[:12]}"
+
+
+def by_name() -> contextlib.AbstractContextManager[None]:
+    """A context, of one thread, in which kernels are but names, neither built nor registered.
+
+    Programs lowered in it are the same wherever they are lowered, and cannot be run. What is traced in it JAX's caches keep
+    apart from what is not.
+    """
+    return _names_only(True)
 
 
 def with_target(
@@ -141,18 +170,24 @@ def with_target(
         return otherwise
 
 
-def _library(source: str, precision: str, sizes: tuple[tuple[str, int], ...]) -> pathlib.Path:
+def _library(source: str, defines: tuple[str, ...]) -> pathlib.Path:
     """The library of a source's kernels, built or found in the cache."""
-    real = {"float32": "float", "float64": "double"}[precision]
     text = _text(source)
     command, macros = _toolchain()
-    command = [*command, *(f"-D{name}={size}" for name, size in sizes), f"-DREAL={real}"]
+    command = [*command, *defines]
     key = "\0".join([*command, platform.machine(), platform.processor(), importlib.metadata.version("jaxlib")]).encode()
-    words = [pathlib.PurePath(source).stem, *(str(size) for _, size in sizes), real]
-    name = "-".join([*words, hashlib.sha256(text + macros + key).hexdigest()[:32]])
+    name = f"{_stem(source, defines)}-{hashlib.sha256(text + macros + key).hexdigest()[:32]}"
     folder = _folder()
     found = next(filter(_is_sound, folder.glob(f"{name}-*.so")), None)
     return found or _build([*command, "-x", "c++", "-"], text, folder, name)
+
+
+def _defines(precision: str, sizes: dict[str, int]) -> tuple[str, ...]:
+    return *(f"-D{name}={size}" for name, size in sizes.items()), f"-DREAL={_REALS[precision]}"
+
+
+def _stem(source: str, defines: tuple[str, ...]) -> str:
+    return "-".join([pathlib.PurePath(source).stem, *(define.partition("=")[2] for define in defines)])
 
 
 def _text(source: str) -> bytes:
