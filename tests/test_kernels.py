@@ -1,13 +1,16 @@
 """Kernels' names, and their libraries: what is never loaded from the cache, and what a compiler may do."""
 
 import ctypes
+import errno
 import hashlib
 import os
+import pathlib
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -16,6 +19,7 @@ import pytest
 from conftest import skip_without_compiler
 
 from phasejax.kernels import build, linalg
+from phasejax.kernels.samples import end_rows, products
 
 KERNEL = b'extern "C" int phasejax_answer() { return 42; }'
 PLANTED = b'extern "C" int phasejax_answer() { return 13; }'
@@ -35,7 +39,7 @@ def use(home, monkeypatch):
 
 
 def library():
-    return build._library("answer.cc", ("-DREAL=float",))
+    return build._library(build._compiler(), "answer.cc", ("-DREAL=float",))
 
 
 def answer(path):
@@ -222,7 +226,8 @@ def test_what_is_lowered_by_name_is_the_same_with_a_compiler_and_without(monkeyp
     skip_without_compiler("linalg.cc", "left_singular")
     registered = text()
     monkeypatch.setattr(build, "_registered", set())
-    monkeypatch.setattr(build, "_library", no_compiler)
+    monkeypatch.setattr(build, "_stand_ins", {})
+    monkeypatch.setenv("CXX", "/nowhere/c++")
     jax.clear_caches()
     without = text()
     assert name not in without
@@ -236,10 +241,6 @@ def test_what_is_lowered_by_name_is_the_same_with_a_compiler_and_without(monkeyp
     assert not build._registered
 
 
-def no_compiler(*_):
-    raise build.BuildError("no C++ compiler was found")
-
-
 def test_a_name_is_registered_once_though_another_library_comes_to_have_it(cache, monkeypatch):
     """XLA knows one handler of a name; a call of a second one would be an error in every later program."""
     registered = []
@@ -250,3 +251,109 @@ def test_a_name_is_registered_once_though_another_library_comes_to_have_it(cache
     shutil.rmtree(cache)
     assert {*names, build.target("answer.cc", "answer", "float32")} == {*registered}
     assert len(registered) == 1
+
+
+@pytest.fixture
+def without_kernels(monkeypatch, tmp_path):
+    """As if this process had built none so far, and nothing were in the cache."""
+    monkeypatch.setattr(build, "_registered", set())
+    monkeypatch.setattr(build, "_stand_ins", {})
+    use(tmp_path / "cache", monkeypatch)
+
+
+def compiler(folder, script):
+    path = folder / "compiler"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def refusal(monkeypatch, command):
+    monkeypatch.setenv("CXX", command)
+    with pytest.raises(build.BuildError) as found:
+        build.target("linalg.cc", "left_singular", "float32")
+    return str(found.value).partition("\n")[0]
+
+
+@pytest.mark.usefixtures("without_kernels")
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        ("exit 0", "{} succeeded, it says, and wrote no library"),
+        ("echo In a function: >&2; echo 'lanes.h:1: error: no.' >&2; exit 1", "{} failed: lanes.h:1: error: no."),
+        ("echo Nein. >&2; exit 1", "{} failed: Nein."),
+        ("exit 3", "{} failed: exit status 3"),
+        ("for last; do :; done; test $last = - || echo junk > $last", "its library could not be loaded: "),
+    ],
+)
+def test_a_compiler_that_fails_is_a_sentence(script, sentence, monkeypatch, tmp_path):
+    command = compiler(tmp_path, script)
+    assert refusal(monkeypatch, command).startswith(sentence.format(command))
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_a_command_that_is_no_compiler_is_a_sentence(monkeypatch, tmp_path):
+    assert refusal(monkeypatch, '"') == 'CXX is ", which is no command: No closing quotation'
+    assert refusal(monkeypatch, "true") == "true succeeded, it says, and wrote no library"
+    assert refusal(monkeypatch, "/nowhere/c++ -O") == "no C++ compiler was found by CXX, which is /nowhere/c++ -O"
+    (tmp_path / "text").write_text("no program")
+    (tmp_path / "text").chmod(0o755)
+    assert "text could not be run: " in refusal(monkeypatch, str(tmp_path / "text"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert refusal(monkeypatch, " ").startswith("no C++ compiler was found (set CXX")
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_a_compiler_that_hangs_is_ended_with_all_it_started(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "TIME_LIMIT", 0.3)
+    command = compiler(tmp_path, f"sleep 600 & echo $! >> {tmp_path}/started; echo $$ >> {tmp_path}/started; wait")
+    sentence = f"{command} was ended: it had not come to an end within 0.3 s"
+    assert refusal(monkeypatch, command) == sentence
+    started = (tmp_path / "started").read_text()
+    for process in map(int, started.split()):
+        assert gone(process)
+    assert refusal(monkeypatch, command) == sentence
+    assert (tmp_path / "started").read_text() == started, "a compiler that hung was asked again"
+
+
+def gone(process):
+    """Within a second: nobody but init waits for what was a child's child."""
+    for _ in range(100):
+        try:
+            status = pathlib.Path(f"/proc/{process}/stat").read_text()
+        except OSError:
+            return True
+        if status.rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_a_folder_without_room_is_a_sentence(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(build, "_text", lambda source: KERNEL)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(build.BuildError, match=r"no room for its library: .*No space left"):
+        build.target("full.cc", "answer", "float32")
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_what_stands_in_for_a_kernel_is_told_once_a_source(monkeypatch, tmp_path):
+    def use_all():
+        for n in (3, 4):
+            u = jnp.ones((n, 5))
+            linalg.left_singular(u), products(u, u), end_rows(jnp.eye(n), u, u)
+
+    assert build.stand_ins() == ()
+    command = compiler(tmp_path, "echo error: it is Sunday >&2; exit 1")
+    monkeypatch.setenv("CXX", command)
+    with build.by_name():
+        jax.jit(lambda u: linalg.left_singular(u)).trace(jnp.ones((3, 5)))
+    assert build.stand_ins() == (), "a name needs nothing to stand in for it"
+    use_all()
+    assert build.stand_ins() == tuple(
+        f"{source} could not be built: {command} failed: error: it is Sunday" for source in ("linalg.cc", "samples.cc")
+    )

@@ -15,22 +15,32 @@ import pathlib
 import platform
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 import jax
 
+T = TypeVar("T")
+
 # No -ffast-math: the kernels rely on NaN, infinities and denormals behaving.
 FLAGS = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+
+TIME_LIMIT = 120.0
+"""Seconds that a compiler has for a kernel, of which it takes a few."""
 
 _REALS = {"float32": "float", "float64": "double"}
 
 # XLA refuses a second handler of one name, as another compiler's would be.
 _registered: set[str] = set()
 _registering = threading.Lock()
+
+# Why of each source that something else stands in for.
+_stand_ins: dict[str, str] = {}
 
 _names_only = jax.make_user_context(default_value=False)
 
@@ -39,29 +49,67 @@ class BuildError(RuntimeError):
     """The kernel did not compile; carries the first lines of the compiler's message."""
 
 
-def _compiler() -> list[str] | None:
-    """The command of a C++ compiler: $CXX, else the first of the usual names found on PATH."""
-    commands = (shlex.split(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"))
-    return next((command for command in commands if command and shutil.which(command[0])), None)
+def _once(function: Callable[..., T]) -> Callable[..., T]:
+    """The function, asked once of the same arguments: a compiler may take its time to fail."""
+
+    @functools.cache
+    def outcome(*arguments: Hashable) -> T | BuildError:
+        try:
+            return function(*arguments)
+        except BuildError as error:
+            return error
+
+    @functools.wraps(function)
+    def once(*arguments: Hashable) -> T:
+        found = outcome(*arguments)
+        if isinstance(found, BuildError):
+            raise BuildError(*found.args)
+        return found
+
+    return once
+
+
+def _compiler() -> tuple[str, ...]:
+    """The command of a C++ compiler: $CXX if there is one, else the first of the usual names found on PATH."""
+    named = os.environ.get("CXX", "").strip()
+    try:
+        commands = [shlex.split(named)] if named else [["c++"], ["g++"], ["clang++"]]
+    except ValueError as error:
+        raise BuildError(f"CXX is {named}, which is no command: {error}") from None
+    for command in commands:
+        if command and shutil.which(command[0]):
+            return tuple(command)
+    where = f"by CXX, which is {named}" if named else "(set CXX, or put c++, g++ or clang++ on PATH)"
+    raise BuildError(f"no C++ compiler was found {where}")
 
 
 def _run(command: list[str], source: bytes = b"") -> bytes:
     """What a compiler, given its source on standard input, prints."""
     try:
-        return subprocess.run(command, input=source, capture_output=True, check=True).stdout
+        pipe = subprocess.PIPE
+        # In a session of its own, so that what it starts can be ended with it.
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
     except OSError as error:
-        raise BuildError(f"{command[0]} could not be run: {error}") from error
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").splitlines()[:20]
-        raise BuildError("\n".join([f"{shlex.join(command)} failed:", *lines])) from None
+        raise BuildError(f"{command[0]} could not be run: {error}") from None
+    with process:
+        try:
+            printed, errors = process.communicate(source, timeout=TIME_LIMIT)
+        except subprocess.TimeoutExpired:
+            raise BuildError(f"{command[0]} was ended: it had not come to an end within {TIME_LIMIT:g} s") from None
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(OSError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        lines = errors.decode(errors="replace").splitlines()[:20]
+        reason, *_ = [*(line for line in lines if "error" in line), *lines, f"exit status {process.returncode}"]
+        raise BuildError("\n".join([f"{command[0]} failed: {reason}", shlex.join(command), *lines]))
+    return printed
 
 
-@functools.cache
-def _toolchain() -> tuple[list[str], bytes]:
+@_once
+def _toolchain(compiler: tuple[str, ...]) -> tuple[list[str], bytes]:
     """The compile command for this CPU, and the macros it predefines: compiler version and CPU features."""
-    compiler = _compiler()
-    if compiler is None:
-        raise BuildError("no C++ compiler was found (set CXX, or put c++, g++ or clang++ on PATH)")
     include = f"-isystem{jax.ffi.include_dir()}"  # whose warnings are not ours
     try:
         command = [*compiler, "-march=native", *FLAGS, include]
@@ -134,11 +182,11 @@ def target(source: str, kernel: str, precision: str, **sizes: int) -> str:
         return name
     with _registering:
         if name not in _registered:
-            library = _library(source, _defines(precision, sizes))
+            library = _loaded(_compiler(), source, _defines(precision, sizes))
             try:
-                handler = getattr(ctypes.CDLL(str(library)), f"phasejax_{kernel}")
-            except (OSError, AttributeError) as error:
-                raise BuildError(f"{library} could not be loaded: {error}") from None
+                handler = getattr(library, f"phasejax_{kernel}")
+            except AttributeError:
+                raise BuildError(f"{source} has no kernel phasejax_{kernel}") from None
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
             _registered.add(name)
     return name
@@ -163,17 +211,36 @@ def by_name() -> contextlib.AbstractContextManager[None]:
 def with_target(
     by_kernel: Callable, otherwise: Callable, source: str, kernel: str, precision: str, **sizes: int
 ) -> Callable:
-    """`by_kernel` with the kernel's target as its first argument, or `otherwise` where it cannot be built."""
+    """`by_kernel` with the kernel's target as its first argument, or `otherwise` where it cannot be built (`stand_ins`)."""
     try:
         return functools.partial(by_kernel, target(source, kernel, precision, **sizes))
-    except BuildError:
+    except BuildError as error:
+        _stand_ins.setdefault(source, str(error).partition("\n")[0])
         return otherwise
 
 
-def _library(source: str, defines: tuple[str, ...]) -> pathlib.Path:
+def stand_ins() -> tuple[str, ...]:
+    """A sentence for each source that something stood in for in this process so far, with the reason."""
+    return tuple(f"{source} could not be built: {reason}" for source, reason in sorted(_stand_ins.items()))
+
+
+@_once
+def _loaded(compiler: tuple[str, ...], source: str, defines: tuple[str, ...]) -> ctypes.CDLL:
+    """The library of a source's kernels in this process."""
+    try:
+        library = _library(compiler, source, defines)
+    except OSError as error:
+        raise BuildError(f"there is no room for its library: {error}") from None
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise BuildError(f"its library could not be loaded: {error}") from None
+
+
+def _library(compiler: tuple[str, ...], source: str, defines: tuple[str, ...]) -> pathlib.Path:
     """The library of a source's kernels, built or found in the cache."""
     text = _text(source)
-    command, macros = _toolchain()
+    command, macros = _toolchain(compiler)
     command = [*command, *defines]
     key = "\0".join([*command, platform.machine(), platform.processor(), importlib.metadata.version("jaxlib")]).encode()
     name = f"{_stem(source, defines)}-{hashlib.sha256(text + macros + key).hexdigest()[:32]}"
@@ -200,6 +267,8 @@ def _build(command: list[str], text: bytes, folder: pathlib.Path, name: str) -> 
     with tempfile.TemporaryDirectory(dir=folder) as building:
         built = pathlib.Path(building) / "library.so"
         _run([*command, "-o", str(built)], text)
+        if not built.exists():
+            raise BuildError(f"{command[0]} succeeded, it says, and wrote no library")
         built.chmod(0o600)  # whatever the umask
         library = folder / f"{name}-{_digest(built)}.so"
         _sync(built)
