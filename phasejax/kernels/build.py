@@ -230,7 +230,7 @@ def _loaded(compiler: tuple[str, ...], source: str, defines: tuple[str, ...]) ->
     try:
         library = _library(compiler, source, defines)
     except OSError as error:
-        raise BuildError(f"there is no room for its library: {error}") from None
+        raise BuildError(f"its library could not be written: {error}") from None
     try:
         return ctypes.CDLL(str(library))
     except OSError as error:
