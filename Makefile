@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # Where there is an NVIDIA GPU, JAX comes with what it needs to use it.
 EXTRAS := dev$(if $(shell command -v nvidia-smi 2>/dev/null),$(,)cuda)
 
-.PHONY: help resumed paper-figures benchmark notebook test test-slurm lint format clean
+.PHONY: help resumed paper-figures benchmark notebook test test-long test-slurm lint format clean
 .DELETE_ON_ERROR:
 # Not even make may delete a run because the command that made it failed or was stopped.
 .PRECIOUS: runs/%.nc
@@ -31,8 +31,11 @@ benchmark: $(READY) ## measure student-steps per second on this machine, beside 
 notebook: $(READY) ## run notebooks/quickstart.ipynb and keep its outputs in it
 	$(BIN)/jupyter execute --inplace notebooks/quickstart.ipynb
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+test: $(READY) ## run the tests (minutes)
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(READY) ## run the tests that take longer: more kills, more orders and precisions, larger data
+	$(BIN)/python -m pytest -m long
 
 test-slurm: $(READY) ## try the job array on a SLURM of this machine alone (as root installs slurm-wlm and munge)
 	$(BIN)/python tests/slurm.py

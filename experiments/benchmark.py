@@ -10,21 +10,23 @@ machine with jax, optax, numpy and matplotlib is enough.
 """
 
 import argparse
-import contextlib
 import datetime
 import gc
 import json
+import math
 import os
 import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +36,16 @@ from matplotlib.figure import Figure
 
 from experiments import others
 from experiments.others import Contender, Missing, Work
-from phasejax import engines, observables, provenance
-from phasejax.ensemble import MATMUL_PRECISION, build
-from phasejax.experiment import EngineName, Experiment, ExperimentError, Grid, Network, Schedule, TeacherStudent
+from phasejax import Experiment, ExperimentError, Grid, Schedule, TeacherStudent, engines, observables, provenance
+from phasejax.ensemble import MATMUL_PRECISION
+from phasejax.identity import identify
+from phasejax.observables.standard import standard
+from phasejax.seed import make_task
+from phasejax.training import Training, settings_of
 
 # Not from phasejax.figures, which imports xarray.
 STYLE_SHEET = str(resources.files("phasejax") / "figures" / "phasejax.mplstyle")
+ROOT = Path(__file__).parents[1]
 BASELINE, ROOF = "torch.func", "C roof"
 
 LANES_PER_SM = {"7.0": 64, "7.5": 64, "8.0": 64, "8.6": 128, "8.9": 128, "9.0": 128, "10.0": 128, "12.0": 128}
@@ -49,114 +55,106 @@ KNOWN_GPUS = {"H200": (132, 1.98e9), "H100": (132, 1.98e9), "A100": (108, 1.41e9
 
 
 class Trainer:
-    """An ensemble on some devices, and where its training is."""
+    """A `Training` on some devices, as a contender: whatever JAX's settings are around it, it has its own."""
 
-    def __init__(self, experiment: Experiment, engine: EngineName, devices: Sequence[Any], observe: bool = False) -> None:
-        self.experiment, self.devices = experiment, list(devices)
-        chosen = engines.choose(experiment, engine, self.devices)
-        self.name = chosen.name
-        every = observables.standard(experiment.network) if observe else ()
-        with self._modes():
-            self._ensemble = build(experiment, chosen.advance, every, self.devices)
-            self.tasks = self._ensemble.tasks(self._ensemble.place(self._ensemble.pad(experiment.seed_labels)))
-            self._sigma_w = jnp.asarray(experiment.grid.sigma_w, experiment.precision)
-            self._rates = jnp.asarray(experiment.learning_rates, experiment.precision)
-            self.state = self._ensemble.init(self.tasks, self._sigma_w)
-            self.batches = self._ensemble.batches(self.tasks, jnp.int32(0))
+    def __init__(self, experiment: Experiment, engine: str, devices: Sequence[Any], observe: bool = False) -> None:
+        self.experiment = experiment
+        with settings_of(experiment):
+            chosen = engines.choose(experiment, engine, devices).engine
+            self.name: str = chosen.name
+            every = recorded(experiment) if observe else ()
+            self.training = Training(experiment, chosen.advance(experiment, devices), every, devices)
 
-    @contextlib.contextmanager
-    def _modes(self) -> Iterator[None]:
-        with jax.enable_x64(self.experiment.precision == "float64"), jax.default_matmul_precision(MATMUL_PRECISION):
-            yield
-
-    def train(self, step: int, steps: int) -> None:
-        """Train `steps` steps more from `step` on; the cyclic order needs one block of batches only."""
-        block, end = self.batches.targets.shape[1], step + steps
-        with self._modes():
-            while step < end:
-                now = min(end - step, block - step % block)
-                counts = (jnp.int32(step), jnp.int32(step % block), jnp.int32(now))
-                self.state = self._ensemble.advance(self.state, self.tasks, self.batches, self._rates, *counts)
-                step += now
-            jax.block_until_ready(self.state)
+    def train(self, steps: int) -> None:
+        """Train so many steps more, and wait for it."""
+        with settings_of(self.experiment):
+            self.training.train_to(self.training.step + steps)
 
     def weights(self) -> np.ndarray:
         """(seed, cell, n2, n1)."""
-        w = np.array(self.state.weights[0])[: self.experiment.grid.seeds]
-        return w.reshape(len(w), -1, *w.shape[-2:])
+        (w,) = self.training.state.weights.values()
+        return np.array(w)[: self.experiment.grid.seeds]
 
     def contender(self) -> Contender:
         """This ensemble for the rounds."""
         e = self.experiment
-        return Contender(self.name, e.precision, e.students, self.train, self.weights, e.epoch_steps * e.block_epochs)
+        return Contender(self.name, e.precision, e.students, self.train, self.weights, e.ladder.block)
 
     def work(self) -> Work:
-        """The same students for the others, on data whose inputs are at hand; from here on this trainer uses it too."""
-        e, seeds = self.experiment, self.experiment.grid.seeds
-        first, *_, last = (np.array(w)[:seeds] for w in self.tasks.teacher)
-        second = np.array(self.tasks.teacher[1])[:seeds]
-        x = np.random.default_rng(0).standard_normal((seeds, e.epoch_steps, e.sgd.batch_size, first.shape[-1]))
-        features = np.tanh(np.einsum("sjk,stbk->stbj", first, x))
-        targets = np.einsum("si,stbi->stb", last[:, 0], np.tanh(np.einsum("sij,stbj->stbi", second, features)))
-        rates = np.repeat(np.array(e.learning_rates), len(e.grid.sigma_w))
-        arrays = (self.weights(), rates, first, last[:, 0], x, features, targets)
-        made = Work(*(np.asarray(a, np.float32) for a in arrays))
-        self.take(made)
-        return made
+        """The same students at their start, and what they learn, for the others."""
+        e, tasks = self.experiment, self.training.tasks
+        # Where every layer is trained, none has been applied to the inputs yet.
+        every_layer = replace(e.network, trainable=())
+        make = jax.vmap(partial(make_task, every_layer, e.task, e.grid.replicas, jnp.dtype(e.precision)))
+        with settings_of(e):
+            inputs = make(jnp.array(e.grid.labels, jnp.int32)).features
 
-    def take(self, work: Work) -> None:
-        """Train on the data of a `Work`."""
-        samples, dtype = self.experiment.task.samples, self.experiment.precision
-        with self._modes():
-            new = []
-            for array, like in ((work.features, self.tasks.features), (work.targets, self.tasks.targets)):
-                # Seeds that only fill up the devices get some seed's data.
-                flat = array.astype(dtype).reshape(len(array), samples, -1)
-                new.append(self._ensemble.place(np.resize(flat, like.shape)))
-            self.tasks = self.tasks._replace(features=new[0], targets=new[1])
-            self.batches = self._ensemble.batches(self.tasks, jnp.int32(0))
+        def batched(array: Any) -> np.ndarray:
+            return np.array(array[: e.grid.seeds], np.float32).reshape(e.grid.seeds, e.epoch_steps, e.sgd.batch_size, -1)
+
+        return Work(
+            start=self.weights(),
+            rates=np.array(self.training.cells.numbers["learning_rate"]),
+            first=np.array(tasks.teacher["1"])[: e.grid.seeds],
+            readout=np.array(tasks.frozen[e.network.readout])[: e.grid.seeds, 0],
+            inputs=batched(inputs),
+            features=batched(tasks.features),
+            targets=batched(tasks.targets)[..., 0],
+        )
 
     def observe(self, when: str) -> float:
         """Seconds for one record of this occasion, of every student."""
-        arguments = (self.state, self.tasks, self._rates, self._sigma_w, jnp.int32(1), jnp.int32(1))
-        with self._modes():
+        with settings_of(self.experiment):
+            arguments = self.training.arguments(when, jnp.int32(1), jnp.int32(1))
             began = time.perf_counter()
-            jax.block_until_ready(self._ensemble.observe[when](*(arguments if when != "once" else arguments[1:2])))
+            jax.block_until_ready(self.training.ensemble.observe[when](*arguments))
             return time.perf_counter() - began
-
-    def occasions(self) -> list[str]:
-        """When there is something to record."""
-        return list(self._ensemble.observe)
 
     def memory(self) -> dict[str, float]:
         """Bytes of the state a student, and of data and batches a seed; a seed's cells share them."""
-        size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))  # noqa: E731
-        seeds = len(self.tasks.label)
-        cells = self.experiment.students / self.experiment.grid.seeds
+        with settings_of(self.experiment):
+            parts = self.training.state, self.training.tasks, self.training.batches()
+        state, data, batches = (sum(leaf.nbytes for leaf in jax.tree.leaves(part)) for part in parts)
+        seeds = len(self.training.tasks.label)  # those that fill up the devices included
         return {
             "students": self.experiment.students,
-            "state_bytes_per_student": size(self.state) / (seeds * cells),
-            "data_bytes_per_seed": size(self.tasks) / seeds,
-            "batches_bytes_per_seed": size(self.batches) / seeds,
-            "bytes": size((self.state, self.tasks, self.batches)),
+            "state_bytes_per_student": state / (seeds * len(self.training.cells.start)),
+            "data_bytes_per_seed": data / seeds,
+            "batches_bytes_per_seed": batches / seeds,
+            "bytes": state + data + batches,
         }
+
+
+def naming() -> float:
+    """Seconds that it takes to find the identity of the desk preset, in a process that has traced nothing yet."""
+    experiment, devices = Experiment.preset("desk"), jax.devices()
+    with settings_of(experiment):
+        engine, _ = engines.choose(experiment, "auto", devices)
+        every = recorded(experiment)
+        began = time.perf_counter()
+        identify(experiment, engine, every, devices)
+        return time.perf_counter() - began
+
+
+def recorded(experiment: Experiment) -> tuple[observables.Observable, ...]:
+    """What is recorded of a run."""
+    known = standard(experiment.network, experiment.task, experiment.schedule.weights)
+    return observables.choose(experiment, known).observables
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------------
 
 
 class Timed:
-    """A contender with its place in the training, and how many steps make a repeat."""
+    """A contender, and how many steps make a repeat of it."""
 
     def __init__(self, contender: Contender) -> None:
-        self.contender, self.seconds = contender, []
-        self._done, self.steps = 0, 1
+        self.contender, self.seconds, self.steps = contender, [], 1
 
     def run(self, steps: int) -> float:
         """Seconds for so many steps more."""
         began = time.perf_counter()
-        self.contender.train(self._done, steps)
-        self._done += steps
+        self.contender.train(steps)
         return time.perf_counter() - began
 
     def warm_up(self, seconds: float) -> None:
@@ -198,7 +196,7 @@ def check(contenders: Sequence[Contender], cold: np.ndarray, steps: int = 5) -> 
     """
     expected = None
     for contender in contenders:
-        contender.train(0, steps)
+        contender.train(steps)
         found = contender.weights().astype(np.float64)
         expected = found if expected is None else expected
         seeds, cells = found.shape[:2]
@@ -219,13 +217,13 @@ def measure(quick: bool, say: Any) -> dict[str, Any]:
     if quick:
         experiment = replace(
             experiment, task=TeacherStudent(samples=400), schedule=Schedule(1000),
-            grid=Grid(tuple(2.0**k for k in (-5, -4, 0, 6)), sigma_w=(256.0, 8.0, 1.0, 0.125), seeds=4),
+            grid=Grid(temperature=[2.0**k for k in (-5, -4, 0, 6)], sigma_w=[256.0, 8.0, 1.0, 0.125], seeds=4),
         )  # fmt: skip
         rounds, seconds = 2, 0.05
 
     say("engines and others")
     contenders, passed_over = _contenders(experiment, devices)
-    cold = np.repeat(np.array(experiment.temperatures) <= 0.25, len(experiment.grid.sigma_w))
+    cold = np.array(experiment.cells()["temperature"]) <= 0.25
     check(contenders, cold)
     rows = race(contenders, rounds, seconds)
     del contenders
@@ -233,6 +231,8 @@ def measure(quick: bool, say: Any) -> dict[str, Any]:
     fastest = next(row for row in rows if row["precision"] == "float32")  # engines come fastest first
     rate = statistics.median(fastest["rate"])
 
+    say("start")
+    start = _start(1 if quick else 5)
     say("records")
     records = _records(experiment, devices, rate, 1 if quick else rounds, seconds)
     growth, memory = _growth(experiment, devices, quick, 2 if quick else 5, seconds, say)
@@ -253,7 +253,7 @@ def measure(quick: bool, say: Any) -> dict[str, Any]:
             "widths": list(experiment.network.widths),
             "batch_size": experiment.sgd.batch_size,
             "samples": experiment.task.samples,
-            "cells": experiment.students // experiment.grid.seeds,
+            "cells": math.prod(experiment.grid.shape),
             "seeds": experiment.grid.seeds,
             "students": experiment.students,
             "matmul_precision": MATMUL_PRECISION,
@@ -264,6 +264,7 @@ def measure(quick: bool, say: Any) -> dict[str, Any]:
         "growth": growth,
         "memory": memory,
         "limits": _limits(experiment, devices, rate, 0.2 if quick else 2.0),
+        "start": start,
         "projection": None,
     }
     if not on_cpu and not quick:
@@ -275,16 +276,13 @@ def measure(quick: bool, say: Any) -> dict[str, Any]:
 def _contenders(experiment: Experiment, devices: Sequence[Any]) -> tuple[list[Contender], dict[str, str]]:
     """Everything that trains these students here, our engines fastest first, and why anything does not."""
     trainers, passed_over = [], {}
-    fastest = engines.choose(experiment, "auto", devices).name
-    for name in sorted((n for n in get_args(EngineName) if n != "auto"), key=lambda n: n != fastest):
+    for name in engines.BUILT_IN:
         try:
             trainers.append(Trainer(experiment, name, devices))
         except ExperimentError as reason:
             passed_over[name] = str(reason)
     trainers.append(Trainer(replace(experiment, precision="float64"), "auto", devices))
     work = trainers[0].work()
-    for trainer in trainers[1:]:
-        trainer.take(work)
     contenders = [trainer.contender() for trainer in trainers]
     on_cpu = devices[0].platform == "cpu"
     makers = {"plain JAX": others.plain_jax, "PyTorch": others.torch_rows, "the C roof": others.roofs}
@@ -301,14 +299,13 @@ def _contenders(experiment: Experiment, devices: Sequence[Any]) -> tuple[list[Co
 def _records(experiment: Experiment, devices: Sequence[Any], rate: float, rounds: int, seconds: float) -> dict[str, Any]:
     """Cost of the records of a run: observables on the device, without writing, against bare training in the same round."""
     trainer = Trainer(experiment, "auto", devices, observe=True)
-    stops, chunk = experiment.stops(), max(1, int(seconds * rate / experiment.students))
-    times = {"records": sum(s.record for s in stops), "decades": sum(s.decade for s in stops),
-             "ends": sum(s.end for s in stops), "once": 1}  # fmt: skip
-    spent: dict[str, list[float]] = {when: [] for when in trainer.occasions()}
+    chunk = max(1, int(seconds * rate / experiment.students))
+    times = Counter(when for stop in experiment.stops() for when in stop.occasions())
+    spent: dict[str, list[float]] = {when: [] for when in trainer.training.ensemble.observe}
     training = []
     for k in range(rounds + 1):
         began = time.perf_counter()
-        trainer.train(0, chunk)
+        trainer.train(chunk)
         trained = time.perf_counter() - began
         observed = {when: trainer.observe(when) for when in spent}
         if k:  # the first round compiles
@@ -335,13 +332,21 @@ def _growth(
     base = experiment if devices[0].platform != "cpu" or quick else replace(experiment, grid=replace(grid, seeds=20))
     sides = (2, 4) if quick else (6, 8, 10, 12, 16)
     n0, n1, n2, n3 = experiment.network.widths
+
+    def plane(n: int) -> Experiment:
+        """The same range of both axes in n x n cells."""
+        temperature, sigma_w = np.logspace(-5, 6, n, base=2), np.logspace(-3, 8, n, base=2)
+        return replace(base, grid=Grid(temperature=temperature, sigma_w=sigma_w, seeds=base.grid.seeds))
+
+    def wide(k: float) -> Experiment:
+        """Hidden layers k times as wide."""
+        return replace(base, network=replace(base.network, widths=(n0, int(n1 * k), int(n2 * k), n3)))
+
     panels: dict[str, list[tuple[float, Experiment, int]]] = {
         "seeds": [(s, replace(experiment, grid=replace(grid, seeds=s)), len(devices))
                   for s in ((4, 6) if quick else (10, 20, 50, 100))],
-        "cells": [(n * n, replace(base, grid=Grid(_octaves(-5, 6, n), (), _octaves(-3, 8, n), base.grid.seeds)),
-                   len(devices)) for n in sides],
-        "weights": [(n1 * n2 * k * k, replace(base, network=Network((n0, int(n1 * k), int(n2 * k), n3))), len(devices))
-                    for k in ((1,) if quick else (0.25, 0.5, 1, 2))],
+        "cells": [(n * n, plane(n), len(devices)) for n in sides],
+        "weights": [(n1 * n2 * k * k, wide(k), len(devices)) for k in ((1,) if quick else (0.25, 0.5, 1, 2))],
         "batch size": [(b, replace(base, sgd=replace(base.sgd, batch_size=b)), len(devices))
                        for b in ((batch, 8) if quick else (1, 2, 4, 8, 16))],
         "devices": [(d, base, d) for d in (*(2**k for k in range(0 if quick else 10) if 2**k < len(devices)), len(devices))],
@@ -359,15 +364,11 @@ def _growth(
     return growth, memory
 
 
-def _octaves(low: float, high: float, n: int) -> tuple[float, ...]:
-    return tuple(float(2.0**k) for k in np.linspace(low, high, n))
-
-
 def _limits(experiment: Experiment, devices: Sequence[Any], rate: float, seconds: float) -> dict[str, Any]:
     """What the machine could do at most, and what a student-step needs of it (4 B n1 n2 flop, its tanh not counted)."""
     _, n1, n2, _ = experiment.network.widths
-    batch, cells = experiment.sgd.batch_size, experiment.students // experiment.grid.seeds
-    call = experiment.epoch_steps * experiment.block_epochs
+    batch, cells = experiment.sgd.batch_size, math.prod(experiment.grid.shape)
+    call = experiment.ladder.block
     flop = 4 * batch * n1 * n2
     if devices[0].platform == "cpu":
         try:
@@ -409,6 +410,15 @@ def _gpu_peak(devices: Sequence[Any]) -> tuple[float | None, str]:
     )
 
 
+def _start(rounds: int) -> dict[str, Any]:
+    """What the name of a run costs at its start, in so many fresh processes."""
+    command = [sys.executable, "-c", "from experiments import benchmark; print(benchmark.naming())"]
+    # Beside this process, which has most of a GPU's memory.
+    env = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    said = [subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True) for _ in range(rounds)]
+    return {"naming_seconds": [float(done.stdout) for done in said]}
+
+
 def _nvidia_smi(query: str) -> str | None:
     try:
         done = subprocess.run(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
@@ -438,9 +448,9 @@ def _projection(devices: Sequence[Any]) -> dict[str, Any]:
     """Time for the paper preset, from 1e5 steps of its whole ensemble."""
     paper, steps = Experiment.preset("paper"), 100_000
     trainer = Trainer(paper, "auto", devices)
-    trainer.train(0, 1000)
+    trainer.train(1000)
     began = time.perf_counter()
-    trainer.train(1000, steps)
+    trainer.train(steps)
     took = time.perf_counter() - began
     return {"engine": trainer.name, "steps": steps, "students": paper.students, "seconds": took,
             "paper_steps": paper.schedule.steps, "paper_minutes": took * paper.schedule.steps / steps / 60}  # fmt: skip
@@ -525,6 +535,8 @@ def tables(result: dict[str, Any]) -> str:
         f"\nRecords of {records['steps']:,} steps of {records['students']:,} students: {each}; in all "
         f"{statistics.median(records['seconds']):.3g} s, {records['share']:.1%} of bare training."
     )
+    if start := result.get("start"):  # older files have none
+        lines.append(f"\nA run is named at its start in {statistics.median(start['naming_seconds']):.2f} s (desk preset).")
     if projection := result["projection"]:
         lines.append(
             f"\nThe paper preset, projected from {projection['steps']:,} steps of {projection['students']:,} students in "
@@ -559,12 +571,12 @@ def _draw_rows(result: dict[str, Any]) -> Figure:
     for k, row in enumerate(rows):
         median = statistics.median(row["rate"])
         bars = [[median - min(row["rate"])], [max(row["rate"]) - median]]
-        ours = row["name"] in get_args(EngineName)
+        ours = row["name"] in engines.BUILT_IN
         ax.errorbar([median], [k], xerr=bars, marker="o", markersize=4, capsize=2, color="C0" if ours else "C1")
         ax.annotate(_scientific(median), (median, k), (0, 4), textcoords="offset points", ha="center", fontsize=6)
     ax.set_yticks(range(len(rows)), [f"{row['name']}, {row['precision']}" for row in rows])
     for label, row in zip(ax.get_yticklabels(), rows, strict=True):
-        label.set_color("C0" if row["name"] in get_args(EngineName) else "C1")
+        label.set_color("C0" if row["name"] in engines.BUILT_IN else "C1")
     ax.set(xscale="log", xlabel="student-steps per second", ylim=(-0.6, len(rows) - 0.2))
     ax.margins(x=0.12)
     figure.suptitle(_heading(result), fontsize=8)

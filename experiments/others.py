@@ -26,7 +26,7 @@ from phasejax.ensemble import MATMUL_PRECISION
 
 
 class Work(NamedTuple):
-    """Students of the paper's topology and what they learn; float32, cells are temperature times sigma_W."""
+    """Students of the paper's topology and what they learn; float32, cells are those of the grid, in its order."""
 
     start: np.ndarray
     """W at step 0, (seed, cell, n2, n1)."""
@@ -50,8 +50,8 @@ class Contender(NamedTuple):
     name: str
     precision: str
     students: int
-    train: Callable[[int, int], None]
-    """(step, n): train every student n steps more, the first of them with this number, and come back when they are done."""
+    train: Callable[[int], None]
+    """Train every student so many steps more, and come back when they are done."""
     weights: Callable[[], np.ndarray]
     """Where they are, (seed, cell, n2, n1); the first seeds and cells if not all are trained."""
     call: int = 1
@@ -65,7 +65,7 @@ class Missing(Exception):
 def plain_jax(work: Work) -> list[Contender]:
     """The first thing one writes: vmap over seeds and cells of jax.grad of one student's loss, in a compiled loop."""
     w1, w3, rates, x, y = (jnp.asarray(a) for a in (work.first, work.readout, work.rates, work.inputs, work.targets))
-    state = [jnp.asarray(work.start)]
+    state, done = jnp.asarray(work.start), 0
 
     def loss(w: Any, w1: Any, w3: Any, x: Any, y: Any) -> Any:
         return 0.5 * jnp.mean((jnp.tanh(jnp.tanh(x @ w1.T) @ w.T) @ w3 - y) ** 2)
@@ -80,11 +80,13 @@ def plain_jax(work: Work) -> list[Contender]:
 
         return jax.lax.fori_loop(0, steps, one, w)
 
-    def train(step: int, steps: int) -> None:
+    def train(steps: int) -> None:
+        nonlocal state, done
         with jax.default_matmul_precision(MATMUL_PRECISION):
-            state[0] = jax.block_until_ready(loop(state[0], jnp.int32(step), jnp.int32(steps)))
+            state = jax.block_until_ready(loop(state, jnp.int32(done), jnp.int32(steps)))
+        done += steps
 
-    return [Contender("plain JAX vmap(grad)", "float32", work.start[..., 0, 0].size, train, lambda: np.array(state[0]))]
+    return [Contender("plain JAX vmap(grad)", "float32", work.start[..., 0, 0].size, train, lambda: np.array(state))]
 
 
 def torch_rows(work: Work) -> list[Contender]:
@@ -104,7 +106,7 @@ def torch_rows(work: Work) -> list[Contender]:
 def _torch_ensemble(work: Work, torch: Any, device: str, shared: bool) -> Contender:
     w1, w3, x, y = (torch.as_tensor(a, device=device) for a in (work.first, work.readout, work.inputs, work.targets))
     seeds, cells, n2, n1 = work.start.shape
-    state = [torch.tensor(work.start, device=device)]
+    state, done = torch.tensor(work.start, device=device), 0
     rates = torch.as_tensor(work.rates, device=device)[:, None, None]
 
     def loss(w: Any, w1: Any, w3: Any, x: Any, y: Any) -> Any:
@@ -115,21 +117,23 @@ def _torch_ensemble(work: Work, torch: Any, device: str, shared: bool) -> Conten
         gradients = torch.func.vmap(torch.func.vmap(gradient, in_dims=(0, None, None, None, None)))
     else:
         gradients = torch.func.vmap(gradient)
-        state[0] = state[0].reshape(-1, n2, n1)
+        state = state.reshape(-1, n2, n1)
         rates, w1, w3 = rates.repeat(seeds, 1, 1), w1.repeat_interleave(cells, 0), w3.repeat_interleave(cells, 0)
 
-    def train(step: int, steps: int) -> None:
-        for t in range(step, step + steps):
+    def train(steps: int) -> None:
+        nonlocal state, done
+        for t in range(done, done + steps):
             batch = t % x.shape[1]
             xs, ys = x[:, batch], y[:, batch]
             if not shared:
                 xs, ys = xs.repeat_interleave(cells, 0), ys.repeat_interleave(cells, 0)
-            state[0] = state[0] - rates * gradients(state[0], w1, w3, xs, ys)
+            state = state - rates * gradients(state, w1, w3, xs, ys)
+        done += steps
         if device == "cuda":
             torch.cuda.synchronize()
 
     name = "torch.func, cells share batches" if shared else "torch.func"
-    return Contender(name, "float32", seeds * cells, train, lambda: state[0].cpu().numpy().reshape(work.start.shape))
+    return Contender(name, "float32", seeds * cells, train, lambda: state.cpu().numpy().reshape(work.start.shape))
 
 
 def _torch_loop(work: Work, torch: Any, device: str) -> Contender:
@@ -145,14 +149,17 @@ def _torch_loop(work: Work, torch: Any, device: str) -> Contender:
     net[4].requires_grad_(False)
     net.to(device)
     x, y = torch.as_tensor(work.inputs[0], device=device), torch.as_tensor(work.targets[0, ..., None], device=device)
-    optimiser = torch.optim.SGD([net[2].weight], lr=float(work.rates[0]))
+    optimizer = torch.optim.SGD([net[2].weight], lr=float(work.rates[0]))
+    done = 0
 
-    def train(step: int, steps: int) -> None:
-        for t in range(step, step + steps):
+    def train(steps: int) -> None:
+        nonlocal done
+        for t in range(done, done + steps):
             batch = t % len(x)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (0.5 * ((net(x[batch]) - y[batch]) ** 2).mean()).backward()
-            optimiser.step()
+            optimizer.step()
+        done += steps
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -215,9 +222,13 @@ def _roof(work: Work, vector_bytes: int | None) -> Contender:
     rates[:] = work.rates / batch
     given = [np.ascontiguousarray(a, np.float32) for a in (work.features, work.targets, work.readout)]
 
-    def train(step: int, steps: int) -> None:
+    done = 0
+
+    def train(steps: int) -> None:
+        nonlocal done
         pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in (w, *given, rates)]
-        library.train(*pointers, seeds, cells // lanes, batches, ctypes.c_long(step), ctypes.c_long(steps))
+        library.train(*pointers, seeds, cells // lanes, batches, ctypes.c_long(done), ctypes.c_long(steps))
+        done += steps
 
     def weights() -> np.ndarray:
         return w.transpose(0, 1, 4, 2, 3).reshape(work.start.shape)

@@ -9,14 +9,12 @@ figures/precision/precision.pdf and .png.
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import matplotlib.style
 import numpy as np
 import xarray as xr
@@ -52,7 +50,7 @@ class Comparison(NamedTuple):
 def run(precision: str, steps: int, seeds: int) -> xr.Dataset:
     """Train, go on with, or open the run in this precision."""
     experiment = replace(
-        Experiment(), grid=Grid(temperatures=COLD + HOT, sigma_w=(256.0, 16.0, 1.0, 0.125), seeds=seeds),
+        Experiment(), grid=Grid(temperature=COLD + HOT, sigma_w=(256.0, 16.0, 1.0, 0.125), seeds=seeds),
         schedule=Schedule(steps), precision=precision,
     )  # fmt: skip
     out = Path("runs/precision") / precision
@@ -146,7 +144,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1_000_000, help="updates per student")
     parser.add_argument("--seeds", type=int, default=32, help="students a cell")
     options = parser.parse_args(argv)
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     try:
         single, double = (run(precision, options.steps, options.seeds) for precision in ("float32", "float64"))
     except (ExperimentError, StoreError) as refusal:

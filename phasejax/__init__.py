@@ -7,52 +7,108 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from phasejax.activations import register_activation
-    from phasejax.experiment import Experiment, ExperimentError, Grid, Network, Schedule, Sgd, TeacherStudent
+    from phasejax import claims, figures
+    from phasejax.checks import ExperimentError
+    from phasejax.engines import Engine
+    from phasejax.experiment import Experiment
     from phasejax.files.durable import StoreError
-    from phasejax.files.reading import open_run as open
+    from phasejax.files.reading import open_run as open  # noqa: F401
+    from phasejax.files.slabs import Shard, merge
+    from phasejax.grid import Grid
+    from phasejax.network import Network
     from phasejax.observables import Observable
+    from phasejax.optimizers import Sgd
+    from phasejax.records import RunError
+    from phasejax.schedule import Schedule
     from phasejax.simulation import Interrupted, simulate
+    from phasejax.starts import FromDraw, FromRun, FromTeacher
+    from phasejax.state import Advance, Batches, Cells, Clock, Data, State, Student, Task
+    from phasejax.tasks import Arrays, Digits, Keys, TeacherStudent
+
+    __version__: str
 
 _HOMES = {
-    "register_activation": "activations",
+    "Advance": "state",
+    "Arrays": "tasks",
+    "Batches": "state",
+    "Cells": "state",
+    "Clock": "state",
+    "Data": "state",
+    "Digits": "tasks",
+    "Engine": "engines",
     "Experiment": "experiment",
-    "ExperimentError": "experiment",
-    "Grid": "experiment",
-    "Network": "experiment",
-    "Schedule": "experiment",
-    "Sgd": "experiment",
-    "TeacherStudent": "experiment",
+    "ExperimentError": "checks",
+    "FromDraw": "starts",
+    "FromRun": "starts",
+    "FromTeacher": "starts",
+    "Grid": "grid",
     "Interrupted": "simulation",
+    "Keys": "tasks",
+    "Network": "network",
     "Observable": "observables",
-    "simulate": "simulation",
+    "RunError": "records",
+    "Schedule": "schedule",
+    "Sgd": "optimizers",
+    "Shard": "files.slabs",
+    "State": "state",
     "StoreError": "files.durable",
-    "open": "files.reading",
+    "Student": "state",
+    "Task": "state",
+    "TeacherStudent": "tasks",
+    "merge": "files.slabs",
+    "simulate": "simulation",
 }
+_MODULES = ("claims", "figures")
 
 __all__ = [
+    "Advance",
+    "Arrays",
+    "Batches",
+    "Cells",
+    "Clock",
+    "Data",
+    "Digits",
+    "Engine",
     "Experiment",
     "ExperimentError",
+    "FromDraw",
+    "FromRun",
+    "FromTeacher",
     "Grid",
     "Interrupted",
+    "Keys",
     "Network",
     "Observable",
+    "RunError",
     "Schedule",
     "Sgd",
+    "Shard",
+    "State",
     "StoreError",
+    "Student",
+    "Task",
     "TeacherStudent",
-    "open",
-    "register_activation",
+    "claims",
+    "figures",
+    "merge",
     "simulate",
 ]
+"""What `from phasejax import *` brings; `open` stays Python's own there."""
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("phasejax")
+    if name in _MODULES:
+        return importlib.import_module(f"phasejax.{name}")
+    if name == "open":
+        return importlib.import_module("phasejax.files.reading").open_run
     if name not in _HOMES:
         raise AttributeError(f"module 'phasejax' has no attribute {name!r}")
-    module = importlib.import_module(f"phasejax.{_HOMES[name]}")
-    return getattr(module, "open_run" if name == "open" else name)
+    return getattr(importlib.import_module(f"phasejax.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__", "open"]

@@ -1,13 +1,9 @@
-"""The command line: `python -m phasejax run | status | merge | figures`; the options of `run` are an experiment's fields.
+"""The command line: `phasejax run | status | merge | figures`; the options of `run` are an experiment's settings.
 
 Refusals are one sentence on standard error and exit code 2. Neither jax nor xarray is imported before it is needed.
 """
 
-import argparse
 import contextlib
-import dataclasses
-import difflib
-import io
 import math
 import os
 import re
@@ -19,14 +15,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 
-from phasejax.experiment import PRESETS, EngineName, Experiment, ExperimentError, Reading, refuse
+from phasejax import arguments, names
+from phasejax.arguments import parse
+from phasejax.checks import ExperimentError, refuse
+from phasejax.experiment import PRESETS, Experiment, Reading
 
-T = TypeVar("T")
-_USAGE = "usage: python -m phasejax {run,status,merge,figures} [options]   (each has its own --help)"
 _TIMED_OUT = 124
 
 
@@ -34,23 +31,24 @@ _TIMED_OUT = 124
 class Run:
     """Train the ensemble of an experiment and write its records to one netCDF file.
 
-    The settings come from a preset or a TOML file, and every option below that has a dot in its name overrides one of them.
+    The settings come from a preset or a TOML file, and every option that has a dot in its name overrides one of them.
     """
 
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     preset: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(PRESETS) + "}")] = None
     """Settings that come with the package; desk if neither this nor --config is given."""
     config: Path | None = None
-    """Settings from a TOML file; what it leaves out is the desk preset's."""
+    """Settings from a TOML file; a table that it leaves out is the paper's, at desk length."""
+    use: tuple[Path, ...] = ()
+    """Python files that define what settings name as file:name, a function or a class of your own."""
     out: Path | None = None
     """Where to write: runs/desk makes runs/desk.nc. The default is runs/ and the preset's or the file's name."""
     resume: Path | None = None
-    """Go on with the run in this output (its settings included) from its last checkpoint."""
+    """Go on with the run in this output from its last checkpoint; with more --schedule.steps a finished one gets longer."""
     overwrite: bool = False
     """Delete an output that exists already."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to train; auto takes an accelerator if there is one."""
-    engine: EngineName = "auto"
+    engine: Literal["auto", "native", "pallas", "fused", "autodiff"] = "auto"
     """How to advance students; auto takes the fastest that applies."""
     shard: str | None = None
     """Train one of n slabs of the seeds, i/n with i from 0, in a folder of its own; auto takes i and n from SLURM."""
@@ -95,40 +93,53 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     0 is done, 2 refused, 124 stopped at the time limit, 130 or 143 interrupted by SIGINT or SIGTERM.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"run": run, "status": status, "merge": merge, "figures": figures}
-    if not arguments or arguments[0] not in commands:
-        asked = bool(arguments) and arguments[0] in ("-h", "--help")
-        print(_USAGE if asked or not arguments else f"{arguments[0]!r} is no command: choose from {', '.join(commands)}.",
-              file=sys.stdout if asked else sys.stderr)  # fmt: skip
+    given = list(sys.argv[1:] if argv is None else argv)
+    commands = {"run": (run, Run), "status": (status, Status), "merge": (merge, Merge), "figures": (figures, Figures)}
+    with _one_sentence():
+        asked = given[0] if given else ""
+        if asked in commands:
+            commands[asked][0](given[1:])
+        if asked == "--version":
+            from importlib.metadata import version
+
+            print(f"phasejax {version('phasejax')}")
+            sys.exit(0)
+        if asked and asked not in ("-h", "--help"):
+            raise ExperimentError(f"{asked!r} is no command: choose from {', '.join(commands)}.")
+        about = [(f"phasejax {name}", (cls.__doc__ or "").splitlines()[0]) for name, (_, cls) in commands.items()]
+        about.append(("phasejax --version", "Say which version this is."))
+        print("Train whole ensembles of small neural networks, and see the phases that SGD falls into.\n",
+              *(f"  {usage:18}  {words}" for usage, words in about),
+              "\nEach command has its own --help.", sep="\n", file=sys.stdout if asked else sys.stderr)  # fmt: skip
         sys.exit(0 if asked else 2)
-    commands[arguments[0]](arguments[1:])
+    sys.exit(0)
 
 
 def run(argv: Sequence[str]) -> NoReturn:
     """The command `run`: train and write. Arguments as on the command line."""
     with _one_sentence():
-        options = _read_run(argv)
-        out = options.resume or options.out or _default_out(options)
+        options, experiment = _read_run(argv)
+        out = options.resume or options.out or _default_out(options, experiment)
         seconds = _seconds(options.time_limit)
         from phasejax.files import slabs
         from phasejax.files.layout import paths
 
         shard = slabs.read_shard(options.shard) if options.shard else None
-        if not slabs.plan(out, options.experiment, shard, options.resume is not None, options.overwrite):
+        if not slabs.plan(out, experiment, shard, options.resume is not None, options.overwrite):
             if not shard:
                 slabs.finish(out, whole=True).close()
             what = "its share of the seeds" if shard else paths(out)[1]
             print(f"{what} is finished already.")
             sys.exit(0)
-        _train(options, out, shard, _devices(options.device), time.monotonic() + seconds)
+        experiment.require_resolved()
+        _train(options, experiment, out, shard, _devices(options.device), time.monotonic() + seconds)
     sys.exit(0)
 
 
 def status(argv: Sequence[str]) -> NoReturn:
     """The command `status`: say how far a run is, a line for every slab of it. Arguments as on the command line."""
     with _one_sentence():
-        out = _parse(Status, argv, "status").run
+        out = parse(Status, argv, "status").run
         from phasejax.files.layout import has_states, paths, slabs_in
         from phasejax.files.reading import progress, read_experiment
 
@@ -140,7 +151,9 @@ def status(argv: Sequence[str]) -> NoReturn:
         found = [progress(part) for part in parts]
         for part in found:
             print(_so_far(part))
-        lacking = set(experiment.seed_labels).difference(*(part.experiment.seed_labels for part in found))
+        if words := next(filter(None, map(_not_recorded, found)), ""):
+            print(words)
+        lacking = set(experiment.grid.labels).difference(*(part.experiment.grid.labels for part in found))
         if lacking:
             print(f"{len(lacking)} of {experiment.grid.seeds} seeds have not been begun.")
         elif not file.exists() and all(part.finished for part in found):
@@ -151,7 +164,7 @@ def status(argv: Sequence[str]) -> NoReturn:
 def merge(argv: Sequence[str]) -> NoReturn:
     """The command `merge`: one file of all slabs. Arguments as on the command line."""
     with _one_sentence():
-        out = _parse(Merge, argv, "merge").run
+        out = parse(Merge, argv, "merge").run
         from phasejax.files import slabs
 
         print(f"Wrote {slabs.merge(out)}.")
@@ -161,7 +174,7 @@ def merge(argv: Sequence[str]) -> NoReturn:
 def figures(argv: Sequence[str]) -> NoReturn:
     """The command `figures`: draw from a file. Arguments as on the command line."""
     with _one_sentence():
-        options = _parse(Figures, argv, "figures")
+        options = parse(Figures, argv, "figures")
         from phasejax import claims, report
         from phasejax.figures import chosen, draw_all
         from phasejax.files.durable import staged
@@ -180,7 +193,7 @@ def figures(argv: Sequence[str]) -> NoReturn:
     sys.exit(0)
 
 
-def _train(options: Run, out: Path, shard: Any, devices: Sequence[Any], until: float) -> None:
+def _train(options: Run, experiment: Experiment, out: Path, shard: Any, devices: Sequence[Any], until: float) -> None:
     from phasejax.files.layout import paths
     from phasejax.simulation import Interrupted, simulate
 
@@ -189,7 +202,7 @@ def _train(options: Run, out: Path, shard: Any, devices: Sequence[Any], until: f
     folder, file = paths(out)
     try:
         dataset = simulate(
-            options.experiment, out, engine=options.engine, devices=devices, resume=options.resume is not None,
+            experiment, out, engine=options.engine, devices=devices, resume=options.resume is not None,
             overwrite=options.overwrite, shard=shard, progress=True,
             interrupted=lambda: bool(received) or time.monotonic() > until,
         )  # fmt: skip
@@ -198,9 +211,10 @@ def _train(options: Run, out: Path, shard: Any, devices: Sequence[Any], until: f
         again = f"--resume {shlex.quote(str(folder))}" + (f" --shard {shard.index}/{shard.count}" if shard else "")
         for name, given in (("engine", options.engine), ("device", options.device)):
             again += f" --{name} {given}" if given != "auto" else ""
+        again += f" --use {shlex.join(map(str, options.use))}" if options.use else ""
         print(f"{how}, {stop}: {again} goes on from there.", file=sys.stderr)
         sys.exit(128 + received[0] if received else _TIMED_OUT)
-    seconds, experiment = time.monotonic() - started, options.experiment
+    seconds = time.monotonic() - started
     if shard:
         print(f"Wrote the slab of shard {shard.index}/{shard.count} in {seconds:.0f} s. Once all are finished, "
               f"python -m phasejax merge {shlex.quote(str(folder))} makes one file of them.")  # fmt: skip
@@ -246,6 +260,21 @@ def _so_far(part: Any) -> str:
     return f"{words}; {part.owner} is writing."
 
 
+def _not_recorded(part: Any) -> str:
+    """What a run or a slab leaves out of what it was asked to record, and why, in a line; empty if it leaves out nothing."""
+    from phasejax.files import netcdf
+    from phasejax.files.layout import segments
+
+    names: dict[str, list[str]] = {}
+    for file in ([part.out] if part.finished else segments(part.out))[:1]:
+        with contextlib.suppress(netcdf.DamagedError):
+            for sentence in filter(None, str(netcdf.attributes(file).get("not_recorded", "")).split("; ")):
+                name, _, reason = sentence.partition(" is not recorded: ")
+                names.setdefault(reason, []).append(name)
+    found = "; ".join(f"{', '.join(of)} ({reason})" for reason, of in names.items())
+    return found and f"Not recorded: {found}."
+
+
 def _duration(seconds: float) -> str:
     """A time in words, to the two units that matter."""
     minutes, hours, days = round(seconds / 60), round(seconds / 3600), round(seconds / 86400)
@@ -267,118 +296,53 @@ def _seconds(text: str | None) -> float:
 
 
 def _devices(name: str) -> Sequence[Any]:
-    """The JAX devices of this name; with CPUs every core this process may use is one."""
+    """The JAX devices of this name."""
     import jax
 
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    from phasejax.simulation import all_devices
+
+    everything = all_devices()
     if name == "auto":
-        return jax.devices()
+        return everything
     try:
         return jax.devices(name)
     except RuntimeError:
-        there = sorted({device.platform for device in jax.devices()} | {"cpu"})
+        there = sorted({device.platform for device in everything} | {"cpu"})
         raise refuse("device", name, f"JAX finds {' and '.join(there)} here") from None
 
 
-def _read_run(argv: Sequence[str]) -> Run:
-    """Parse the options of `run`: what --preset, --config or --resume names becomes the default of every field."""
-    from_where = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for source in ("--preset", "--config", "--resume"):
-        from_where.add_argument(source)
-    try:
-        known, _ = from_where.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise ExperimentError(f"{error.argument_name}: {error.message}.") from None
-    given = [f"--{name}" for name, value in vars(known).items() if value is not None]
-    if len(given) > 1:
-        raise ExperimentError(f"{' and '.join(given)} cannot go together: each says which settings to start from.")
-    if known.resume is not None:
-        for contradiction in ("--out", "--overwrite"):
-            if any(argument.partition("=")[0] == contradiction for argument in argv):
+def _read_run(argv: Sequence[str]) -> tuple[Run, Experiment]:
+    """The options of `run`, and what to run: the settings that --preset, --config or --resume names, with those given."""
+    rest, given = arguments.split(argv)
+    options = parse(Run, rest, "run", lambda: arguments.help_of(Experiment()))
+    for file in options.use:
+        names.use(file)
+    sources = {"--preset": options.preset, "--config": options.config, "--resume": options.resume}
+    named = [name for name, value in sources.items() if value is not None]
+    if len(named) > 1:
+        raise ExperimentError(f"{' and '.join(named)} cannot go together: each says which settings to start from.")
+    if options.resume is not None:
+        for contradiction, value in (("--out", options.out), ("--overwrite", options.overwrite)):
+            if value:
                 raise ExperimentError(f"--resume and {contradiction} cannot go together: a run goes on where it is.")
         from phasejax.files.reading import read_experiment
 
-        experiment = read_experiment(known.resume)
+        experiment = read_experiment(options.resume)
     else:
-        experiment = Experiment.read(known.config) if known.config else Experiment.preset(known.preset or "desk")
-    return _parse(Run, argv, "run", Run(experiment))
+        experiment = _named(options)
+    return options, arguments.applied(experiment, given) if given else experiment
 
 
-def _default_out(options: Run) -> Path:
+def _named(options: Run) -> Experiment:
+    return Experiment.read(options.config) if options.config else Experiment.preset(options.preset or "desk")
+
+
+def _default_out(options: Run, experiment: Experiment) -> Path:
     """runs/ and the name of the preset or file, if that is what the settings are."""
-    name, settings = (
-        (options.config.stem, Experiment.read(options.config))
-        if options.config
-        else (options.preset or "desk", Experiment.preset(options.preset or "desk"))
-    )
-    if options.experiment != settings:
+    name = options.config.stem if options.config else options.preset or "desk"
+    if experiment != _named(options):
         raise ExperimentError(f"--out is missing: settings other than those of {name} need a name of their own.")
     return Path("runs") / name
-
-
-def _parse(command: type[T], argv: Sequence[str], name: str, default: T = tyro.MISSING_NONPROP) -> T:
-    """tyro's parser, with its framed errors turned into one sentence."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            parsed, unknown = tyro.cli(
-                command, args=argv, prog=f"phasejax {name}", default=default, return_unknown_args=True
-            )
-    except SystemExit as left:
-        if not left.code:
-            raise
-        raise ExperimentError(_sentence(complaint.getvalue())) from None
-    if unknown:
-        close = difflib.get_close_matches(unknown[0].lstrip("-"), _option_names(command), 1)
-        hint = f"did you mean --{close[0]}" if close else "--help lists what there is"
-        raise ExperimentError(f"{unknown[0]} is not an option: {hint}.")
-    return parsed
-
-
-def _sentence(framed: str) -> str:
-    """What a framed error of tyro's says, from under its title to the next rule, as one sentence about a field."""
-    lines = [line.strip("│╭╮╰╯ ") for line in framed.splitlines()][1:]
-    ruled = [set(line) <= {"─", "-"} for line in lines]
-    start = ruled.index(False) if False in ruled else 0
-    end = ruled.index(True, start) if True in ruled[start:] else len(lines)
-    text = " ".join(lines[start:end])
-    for pattern, sentence in _REWORDED:
-        text = re.sub(pattern, sentence, text)
-    return text
-
-
-_REWORDED = (
-    (r"^Error parsing [\w.]*: (?=[\w.]+ = )", ""),  # our own refusal, raised while tyro built a part
-    (
-        r"^Error parsing --([\w.-]+): invalid literal for int\(\) .*: (.*)$",
-        r"\1 = \2 is not possible: it must be a whole number.",
-    ),
-    (
-        r"^Error parsing --([\w.-]+): could not convert string to float: (.*)$",
-        r"\1 = \2 is not possible: it must be a number.",
-    ),
-    (
-        r"^Error parsing --([\w.-]+): Could not find valid parse for arguments: (.*)$",
-        r"\1 = \2 is not possible: see --help.",
-    ),
-    (
-        r"^invalid choice ('.*') for argument '--(.*)'. Expected one of \((.*)\)\.$",
-        r"\2 = \1 is not possible: choose from \3.",
-    ),
-)
-
-
-def _option_names(command: type) -> list[str]:
-    names = []
-    for part in dataclasses.fields(command):
-        if part.name != "experiment":
-            names.append(part.name)
-            continue
-        for section in dataclasses.fields(Experiment):
-            inner = section.default_factory
-            fields = dataclasses.fields(inner) if isinstance(inner, type) else ()
-            names += [f"{section.name}.{field.name}".replace("_", "-") for field in fields] or [section.name]
-    return names
 
 
 @contextlib.contextmanager
@@ -386,6 +350,16 @@ def _one_sentence() -> Any:
     """Turn a refusal into its sentence on standard error and exit code 2."""
     try:
         yield
+    except BrokenPipeError:
+        # Who read the output has seen enough. Nothing more may be written, not even by Python's own end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except SystemExit:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
     except ExperimentError as refusal:

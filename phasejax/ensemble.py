@@ -1,14 +1,13 @@
-"""All students at once: the State pytree, and the compiled functions that make, advance and observe it.
+"""All students at once: the compiled functions that make, advance and observe them.
 
-Students are laid out (seed, temperature, sigma_w). The seed axis is sharded over a one-dimensional mesh of devices, and
-students never talk to each other. On a CPU each shard takes its seeds one after another, so that the arithmetic of a
-seed is the same, to the bit, whatever runs beside it.
+Students are laid out (seed, cell). The seed axis is sharded over a one-dimensional mesh of devices, and students never talk
+to each other. On a CPU each shard takes its seeds one after another, so that the arithmetic of a seed is the same, to the
+bit, whatever runs beside it.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -17,88 +16,94 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from phasejax.experiment import Experiment, Network, Sgd
-from phasejax.observables import Observable, When, initial_features, view
-from phasejax.sgd import optimiser
-from phasejax.task import Batches, Task, make_batches, make_task, start
+from phasejax.experiment import Experiment
+from phasejax.observables import Observable, View, When
+from phasejax.optimizers import Optimizer
+from phasejax.seed import Blocks, make_batches, make_task, shared_data, start
+from phasejax.starts import FromRun
+from phasejax.state import Advance, Batches, Cells, Clock, State, Task
 
 MATMUL_PRECISION = "highest"
 """Float32 products must be float32 products everywhere; the default lets GPUs and TPUs round them to fewer bits."""
 
 _TOGETHER = 48
-"""About as many students are looked at together: few enough for a cache, and enough for full vectors and long loops."""
+"""At most so many students are looked at together: few enough for a cache, and enough for full vectors and long loops."""
 
-# Counts how often each function is traced, by name: a change of temperatures, sigma_W, labels or steps must not add one.
+# Counts how often each function is traced, by name: a change of numbers, labels or steps must not add one.
 traces: dict[str, int] = {}
 
 
-class State(NamedTuple):
-    """The training state of an ensemble; leading axes (seed, temperature, sigma_w) wherever none are given."""
+class Place(NamedTuple):
+    """Where compiled functions run."""
 
-    weights: tuple[Array, ...]
-    """Trained layers, (..., n_l, n_(l-1)) each."""
-    moments: Any
-    """The optimiser's own state (optax), one a student."""
-    mark: tuple[Array, ...]
-    """Weights when the averaging window was opened."""
-    gradient_sum: tuple[Array, ...]
-    """Sum of batch gradients since the mark; empty for plain SGD, where the displacement from the mark says it."""
-    loss_sum: Array
-    """Sum of batch losses, each before its update, since the mark."""
-    diverged_step: Array
-    """int32: the first update whose batch loss was not finite; -1 while there is none."""
+    devices: tuple[Any, ...]
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the devices are a CPU's."""
+        return self.devices[0].platform == "cpu"
 
 
-# One shard's (state, tasks, batches, learning rates, step, first batch, number of steps) -> state.
-Advance = Callable[[State, Task, Batches, Array, Array, Array, Array], State]
+def each(on_cpu: bool, function: Callable, *stacked: Any) -> Any:
+    """Apply a function of one seed to pytrees with a leading seed axis; what seeds share in a `Task` is handed to all.
 
-
-def initial_state(network: Network, sgd: Sgd, temperatures: int, task: Task, sigma_w: Array) -> State:
-    """One seed's students at step 0 with the given (sigma_w,) scales, leading axes (temperature, sigma_w)."""
-    column = jax.vmap(lambda sigma: start(network, task, sigma))(sigma_w)
-    shape = (temperatures, sigma_w.shape[0])
-    weights = tuple(jnp.broadcast_to(w[None], (temperatures, *w.shape)) for w in column)
-    # A learning rate does not enter an optimiser's initial state.
-    moments = jax.vmap(jax.vmap(optimiser(sgd, 0.0).init))(weights)
-    sums = () if sgd.plain else tuple(jnp.zeros_like(w) for w in weights)
-    return State(weights, moments, weights, sums, jnp.zeros(shape, sigma_w.dtype), jnp.full(shape, -1, jnp.int32))
-
-
-def each(on_cpu: bool, function: Callable, *stacked: Any, together: int | None = None) -> Any:
-    """Apply a function of one seed, or of one temperature, to pytrees with such a leading axis.
-
-    On a CPU one after another, or so many together: that stays in cache, and the arithmetic of a seed cannot depend on its
-    neighbours. On a GPU all must run side by side, and XLA may round a seed differently beside others.
+    On a CPU one after another: that stays in cache, and the arithmetic of a seed cannot depend on its neighbours. On a GPU
+    all must run side by side, and XLA may round a seed differently beside others.
     """
+    shared = [part.shared if isinstance(part, Task) else None for part in stacked]
+    own = tuple(part._replace(shared=()) if isinstance(part, Task) else part for part in stacked)
+
+    def one(*parts: Any) -> Any:
+        whole = (
+            part._replace(shared=of_all) if isinstance(part, Task) else part
+            for part, of_all in zip(parts, shared, strict=True)
+        )
+        return function(*whole)
+
     if on_cpu:
-        return jax.lax.map(lambda args: function(*args), stacked, batch_size=together)
-    return jax.vmap(function)(*stacked)
+        return jax.lax.map(lambda parts: one(*parts), own)
+    return jax.vmap(one)(*own)
+
+
+def initial_state(network: Any, beginning: Any, optimizer: Optimizer, summed: bool, task: Task, cells: Cells) -> State:
+    """One seed's students at step 0, with a leading cell axis."""
+    numbered = jnp.arange(len(cells.starts), dtype=jnp.int32)
+    begun = jax.vmap(lambda which, number: start(network, beginning, task, which, number))(numbered, cells.starts)
+    weights = jax.tree.map(lambda array: array[cells.start], begun)
+    moments = jax.vmap(lambda numbers, weights: optimizer.of(numbers).init(weights))(cells.numbers, weights)
+    sums = jax.tree.map(jnp.zeros_like, weights) if summed else {}
+    shape, dtype = cells.start.shape, cells.starts.dtype
+    return State(weights, moments, weights, sums, jnp.zeros(shape, dtype), jnp.full(shape, -1, jnp.int32))
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The compiled functions of one kind of experiment on one set of devices. The arrays they take are
+    """The compiled functions of one kind of experiment on one set of devices.
 
-    `learning_rates` (temperature,), `sigma_w` (sigma_w,), both in the experiment's precision; `step`, `start`, `n_steps`,
-    `window` and `first_epoch` int32 scalars; `labels` int32 (seed,), as many as `pad` says.
+    Of their arguments `step`, `window` and `first_epoch` are int32 scalars, and `labels` int32 (seed,), as `pad` gives them.
     """
 
     devices: int
     place: Callable[[np.ndarray], Array]
     """Put an array with a leading seed axis on the devices."""
-    tasks: Callable[[Array], Task]
-    """labels -> tasks."""
-    init: Callable[[Task, Array], State]
-    """(tasks, sigma_w) -> state at step 0."""
+    seeds: Callable[[Array], Task]
+    """labels -> tasks, without the data that all seeds share."""
+    shared: Callable[[], Any]
+    """The data that all seeds share, once on each device; empty where each seed has its own."""
+    init: Callable[[Task, Cells], State]
+    """(tasks, cells) -> state at step 0."""
     batches: Callable[[Task, Array], Batches]
     """(tasks, first_epoch) -> the batches of a block of epochs."""
-    advance: Callable[[State, Task, Batches, Array, Array, Array, Array], State]
-    """(state, tasks, batches, learning_rates, step, start, n_steps) -> state; the given state's buffers are used up."""
+    advance: Callable[[State, Task, Batches, Cells, Clock], State]
+    """(state, tasks, batches, cells, clock) -> state; the given state's buffers are used up."""
     mark: Callable[[State], State]
     """state -> state with its averaging window opened anew; the given state's buffers are used up."""
     observe: dict[str, Callable[..., dict[str, Array]]]
-    """By occasion: (state, tasks, learning_rates, sigma_w, step, window) -> {name: (seed, temperature, sigma_w, ...)};
-    for "once": tasks -> {name: (seed, ...)}."""
+    """By occasion: (state, tasks, cells, step, window) -> {name: (seed, cell, ...)}; once: tasks -> {name: (seed, ...)}."""
+
+    def tasks(self, labels: Array) -> Task:
+        """Everything fixed about the seeds with these labels."""
+        return self.seeds(labels)._replace(shared=self.shared())
 
     def pad(self, labels: Sequence[int]) -> np.ndarray:
         """Labels filled up with further ones until every device has equally many, and at least two.
@@ -109,6 +114,40 @@ class Ensemble:
         extra = range(max(labels) + 1, max(labels) + 1 + each * self.devices - len(labels))
         return (np.array([*labels, *extra]) % 2**31).astype(np.int32)
 
+    def shapes(self, experiment: Experiment, seeds: int | None = None) -> dict[str, tuple[Any, ...]]:
+        """Abstract arguments of each function, for so many seeds; those of the experiment if None.
+
+        Raises:
+            ExperimentError: an observable, a task or a network fails on them.
+        """
+        scalar: Any = jax.ShapeDtypeStruct((), jnp.int32)
+        padded = self.pad(range(seeds) if seeds else experiment.grid.labels)
+        labels = jax.ShapeDtypeStruct(padded.shape, jnp.int32)
+        shared = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), self.shared())
+        tasks = jax.eval_shape(self.seeds, labels)._replace(shared=shared)
+        cells = jax.eval_shape(lambda: make_cells(experiment))
+        if isinstance(experiment.start, FromRun):
+            given = {
+                name: jax.ShapeDtypeStruct((*labels.shape, *cells.starts.shape, *draw.shape[1:]), draw.dtype)
+                for name, draw in tasks.draw.items()
+            }
+            tasks = tasks._replace(given=given)
+        state = jax.eval_shape(self.init, tasks, cells)
+        factors: Any = ()
+        if not experiment.schedule.constant:
+            factors = jax.ShapeDtypeStruct((experiment.ladder.block,), cells.starts.dtype)
+        batches = jax.eval_shape(self.batches, tasks, scalar)
+        found = {
+            "seeds": (labels,),
+            "init": (tasks, cells),
+            "batches": (tasks, scalar),
+            "advance": (state, tasks, batches, cells, Clock(scalar, scalar, scalar, factors)),
+            "mark": (state,),
+        }
+        for when in self.observe:
+            found[f"observe {when}"] = (tasks,) if when == "once" else (state, tasks, cells, scalar, scalar)
+        return found
+
     def check(self, experiment: Experiment, observables: Sequence[Observable]) -> tuple[dict[str, int], int]:
         """Trace every observable without running it.
 
@@ -118,46 +157,50 @@ class Ensemble:
         Raises:
             ExperimentError: one does not give a number array with the axes it declares.
         """
-        scalar = jax.ShapeDtypeStruct((), jnp.int32)
-        vectors = [
-            jax.ShapeDtypeStruct((n,), jnp.dtype(experiment.precision))
-            for n in (len(experiment.learning_rates), len(experiment.grid.sigma_w))
-        ]
-        tasks = jax.eval_shape(self.tasks, jax.ShapeDtypeStruct(self.pad(experiment.seed_labels).shape, jnp.int32))
-        state = jax.eval_shape(self.init, tasks, vectors[1])
-        sizes = {}
+        shapes, sizes = self.shapes(experiment), {}
         for when, observe in self.observe.items():
-            arguments = (tasks,) if when == "once" else (state, tasks, *vectors, scalar, scalar)
-            found = jax.eval_shape(observe, *arguments)
-            leading = 1 if when == "once" else 3
+            found = jax.eval_shape(observe, *shapes[f"observe {when}"])
             for observable in observables:
                 if observable.when == when:
-                    observable.check(found[observable.name], leading)
+                    observable.check(found[observable.name], 1 if when == "once" else 2)
             sizes[when] = _bytes(found)
-        return sizes, _bytes(state)
+        return sizes, _bytes(shapes["mark"])
 
 
-def build(experiment: Experiment, advance: Advance, observables: Sequence[Observable], devices: Sequence[Any]) -> Ensemble:
+def make_cells(experiment: Experiment) -> Cells:
+    """The numbers of the cells of an experiment, in its precision, and which of them begin alike."""
+    dtype, cells = jnp.dtype(experiment.precision), experiment.cells()
+    numbers = {name: jnp.asarray(np.array(values), dtype) for name, values in cells.items()}
+    starts, start = experiment.starts()
+    return Cells(numbers, jnp.asarray(np.array(starts), dtype), jnp.asarray(np.array(start), jnp.int32))
+
+
+def build(experiment: Experiment, advance: Advance, observables: Sequence[Observable], on: Place) -> Ensemble:
     """The compiled functions for an experiment.
 
-    Each is made once for all experiments that agree in what it depends on; the values of temperatures, sigma_W and seed
-    labels, and the schedule, are in none of them.
+    Each is made once for all experiments that agree in what it depends on, which is what it is given here: the values of
+    the cells and labels, and the schedule, are in none of them.
     """
-    network, sgd, on = experiment.network, experiment.sgd, tuple(devices)
-    made = replace(
-        Experiment(), network=network, task=experiment.task, precision=experiment.precision, sgd=Sgd(batch_size=1)
-    )
-    batched = replace(made, network=Network(), precision="float32", sgd=Sgd(batch_size=sgd.batch_size, order=sgd.order))
+    network, task, sgd = experiment.network, experiment.task, experiment.sgd
+    blocks = Blocks(sgd.order, task.samples, sgd.batch_size, experiment.ladder.block // experiment.epoch_steps)
+    view = View(network, task, experiment.start, experiment.plain)
     by_occasion = {when: tuple(o for o in observables if o.when == when) for when in get_args(When)}
+    everywhere = NamedSharding(_mesh(on.devices), _EVERYWHERE)
+
+    @functools.cache
+    def shared() -> Any:
+        return jax.device_put(shared_data(task, experiment.precision), everywhere)
+
     return Ensemble(
-        devices=len(on),
-        place=lambda array: jax.device_put(array, NamedSharding(_mesh(on), _SEED)),
-        tasks=_tasks(made, on),
-        init=_init(network, replace(sgd, batch_size=1, order="iid"), len(experiment.learning_rates), on),
-        batches=_batches(batched, on),
+        devices=len(on.devices),
+        place=lambda array: jax.device_put(array, NamedSharding(_mesh(on.devices), _SEED)),
+        seeds=_seeds(network, task, experiment.grid.replicas, experiment.precision, on),
+        shared=shared,
+        init=_init(network, experiment.start, experiment.optimizer, not experiment.plain, on),
+        batches=_batches(blocks, on),
         advance=_advance(advance, on),
         mark=_mark(on),
-        observe={when: _observe(when, network, chosen, on) for when, chosen in by_occasion.items() if chosen},
+        observe={when: _observe(when, view, chosen, on) for when, chosen in by_occasion.items() if chosen},
     )
 
 
@@ -166,6 +209,7 @@ def _bytes(arrays: Any) -> int:
 
 
 _SEED, _EVERYWHERE = PartitionSpec("seed"), PartitionSpec()
+_TASK: Any = Task._make([*[_SEED] * 7, _EVERYWHERE])
 
 
 @functools.cache
@@ -173,90 +217,98 @@ def _mesh(devices: tuple[Any, ...]) -> Mesh:
     return jax.make_mesh((len(devices),), ("seed",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def _sharded(
-    name: str, function: Callable, devices: tuple[Any, ...], specs: Sequence[PartitionSpec], donate: tuple[int, ...] = ()
-) -> Callable:
+def _sharded(name: str, function: Callable, on: Place, specs: Sequence[Any], donate: tuple[int, ...] = ()) -> Callable:
     """A function of one shard, compiled for all of them; the outputs are sharded over seeds."""
 
     def traced(*args: Any) -> Any:
         traces[name] = traces.get(name, 0) + 1
         return function(*args)
 
-    mapped = jax.shard_map(traced, mesh=_mesh(devices), in_specs=tuple(specs), out_specs=_SEED, check_vma=False)
+    mapped = jax.shard_map(traced, mesh=_mesh(on.devices), in_specs=tuple(specs), out_specs=_SEED, check_vma=False)
     return jax.jit(mapped, donate_argnums=donate)
 
 
-def _each(devices: tuple[Any, ...], function: Callable, *stacked: Any, together: int | None = None) -> Any:
-    return each(devices[0].platform == "cpu", function, *stacked, together=together)
+def _each(on: Place, function: Callable, *stacked: Any) -> Any:
+    return each(on.on_cpu, function, *stacked)
 
 
-@functools.cache
-def _tasks(experiment: Experiment, devices: tuple[Any, ...]) -> Callable:
-    def tasks(labels: Array) -> Task:
-        return _each(devices, lambda label: make_task(experiment, label), labels)
+@functools.lru_cache(maxsize=64)  # users' parts come and go
+def _seeds(network: Any, task: Any, replicas: int, precision: str, on: Place) -> Callable:
+    def seeds(labels: Array) -> Task:
+        return _each(on, lambda label: make_task(network, task, replicas, jnp.dtype(precision), label), labels)
 
-    return _sharded("tasks", tasks, devices, [_SEED])
-
-
-@functools.cache
-def _init(network: Network, sgd: Sgd, temperatures: int, devices: tuple[Any, ...]) -> Callable:
-    def init(tasks: Task, sigma_w: Array) -> State:
-        return _each(devices, lambda task: initial_state(network, sgd, temperatures, task, sigma_w), tasks)
-
-    return _sharded("init", init, devices, [_SEED, _EVERYWHERE])
+    return _sharded("seeds", seeds, on, [_SEED])
 
 
-@functools.cache
-def _batches(experiment: Experiment, devices: tuple[Any, ...]) -> Callable:
+@functools.lru_cache(maxsize=64)
+def _init(network: Any, beginning: Any, optimizer: Optimizer, summed: bool, on: Place) -> Callable:
+    def init(tasks: Task, cells: Cells) -> State:
+        return _each(on, lambda task: initial_state(network, beginning, optimizer, summed, task, cells), tasks)
+
+    return _sharded("init", init, on, [_TASK, _EVERYWHERE])
+
+
+@functools.lru_cache(maxsize=64)
+def _batches(blocks: Blocks, on: Place) -> Callable:
     def batches(tasks: Task, first_epoch: Array) -> Batches:
-        return _each(devices, lambda task: make_batches(experiment, task, first_epoch), tasks)
+        return _each(on, lambda task: make_batches(blocks, task, first_epoch), tasks)
 
-    return _sharded("batches", batches, devices, [_SEED, _EVERYWHERE])
+    return _sharded("batches", batches, on, [_TASK, _EVERYWHERE])
+
+
+@functools.lru_cache(maxsize=64)
+def _advance(advance: Advance, on: Place) -> Callable:
+    return _sharded("advance", advance, on, [_SEED, _TASK, _SEED, _EVERYWHERE, _EVERYWHERE], donate=(0,))
 
 
 @functools.cache
-def _advance(advance: Advance, devices: tuple[Any, ...]) -> Callable:
-    return _sharded("advance", advance, devices, [_SEED] * 3 + [_EVERYWHERE] * 4, donate=(0,))
-
-
-@functools.cache
-def _mark(devices: tuple[Any, ...]) -> Callable:
+def _mark(on: Place) -> Callable:
     def mark(state: State) -> State:
         gradient_sum, loss_sum = jax.tree.map(jnp.zeros_like, (state.gradient_sum, state.loss_sum))
         return state._replace(mark=jax.tree.map(jnp.copy, state.weights), gradient_sum=gradient_sum, loss_sum=loss_sum)
 
-    return _sharded("mark", mark, devices, [_SEED], donate=(0,))
+    return _sharded("mark", mark, on, [_SEED], donate=(0,))
 
 
-@functools.lru_cache(maxsize=64)  # a user's observables come and go
-def _observe(when: When, network: Network, observables: tuple[Observable, ...], devices: tuple[Any, ...]) -> Callable:
-    def of_task(task: Task) -> dict[str, Array]:
-        return {o.name: o.function(task) for o in observables}
-
+@functools.lru_cache(maxsize=64)
+def _observe(when: When, view: View, observables: tuple[Observable, ...], on: Place) -> Callable:
     if when == "once":
-        return _sharded("observe once", lambda tasks: _each(devices, of_task, tasks), devices, [_SEED])
+        return _sharded("observe once", lambda tasks: _each(on, lambda task: _of_task(observables, task), tasks),
+                        on, [_TASK])  # fmt: skip
+    dynamics = any("level_dynamics" in observable.needs for observable in observables)
 
-    def of_student(
-        state: State, initial: Array, task: Task, rate: Array, sigma: Array, step: Array, window: Array
-    ) -> dict[str, Array]:
-        student = view(network, state, initial, task, rate, sigma, step, window)
-        return {o.name: o.function(student, task) for o in observables}
-
-    row = jax.vmap(of_student, in_axes=(0, 0, None, None, 0, None, None))
-
-    def of_shard(state: State, tasks: Task, rates: Array, sigmas: Array, step: Array, window: Array) -> dict[str, Array]:
-        # A divisor, for what is left over would have to be compiled a second time.
-        divisors = (n for n in range(1, len(rates) + 1) if len(rates) % n == 0)
-        rows = min(divisors, key=lambda n: abs(math.log(n * len(sigmas) / _TOGETHER)))
-
+    def of_shard(state: State, tasks: Task, cells: Cells, step: Array, window: Array) -> dict[str, Array]:
         def of_seed(state: State, task: Task) -> dict[str, Array]:
-            initial = jax.vmap(lambda sigma: initial_features(network, task, sigma))(sigmas)
+            numbered = jnp.arange(len(cells.starts), dtype=jnp.int32)
+            initial = jax.vmap(lambda which, number: view.initial(task, which, number))(numbered, cells.starts)
 
-            def of_temperature(state: State, rate: Array) -> dict[str, Array]:
-                return row(state, initial, task, rate, sigmas, step, window)
+            def of_cell(state: State, numbers: dict[str, Array], start: Array) -> dict[str, Array]:
+                student = view.student(state, initial[start], task, numbers, step, window, dynamics)
+                return {o.name: o.of(student, task) for o in observables}
 
-            return _each(devices, of_temperature, state, rates, together=rows)
+            return _grouped(on.on_cpu, of_cell, state, cells.numbers, cells.start)
 
-        return _each(devices, of_seed, state, tasks)
+        return _each(on, of_seed, state, tasks)
 
-    return _sharded(f"observe {when}", of_shard, devices, [_SEED] * 2 + [_EVERYWHERE] * 4)
+    return _sharded(f"observe {when}", of_shard, on, [_SEED, _TASK, *[_EVERYWHERE] * 3])
+
+
+def _of_task(observables: Sequence[Observable], task: Task) -> dict[str, Array]:
+    return {o.name: o.of(task) for o in observables}
+
+
+def _grouped(on_cpu: bool, function: Callable, *stacked: Any) -> Any:
+    """Apply a function of one cell to all: on a CPU a group after another, the last filled up by repeating its last cell."""
+    if not on_cpu:
+        return jax.vmap(function)(*stacked)
+    cells = len(jax.tree.leaves(stacked)[0])
+    groups = -(-cells // _TOGETHER)
+    together = -(-cells // groups)
+
+    def cut(array: Array) -> Array:
+        if groups * together > cells:
+            array = array[jnp.minimum(jnp.arange(groups * together), cells - 1)]
+        return array.reshape(groups, together, *array.shape[1:])
+
+    found = jax.lax.map(lambda parts: jax.vmap(function)(*parts), jax.tree.map(cut, stacked))
+    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:cells], found)

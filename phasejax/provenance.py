@@ -1,7 +1,6 @@
 """What made a result: versions, the checkout's commit, and the device by name. For files and for benchmarks."""
 
 import contextlib
-import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -28,14 +27,6 @@ def device_name(devices: Sequence[Any]) -> str:
             kind = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
         return f"{len(devices)} x cpu core ({kind})"
     return f"{len(devices)} x {kind}"
-
-
-def source() -> str:
-    """SHA-256 of the package's own code: what a run that goes on, or is merged, must have been made with."""
-    digest, here = hashlib.sha256(), Path(__file__).parent
-    for path in sorted(path for kind in ("*.py", "*.cc", "*.h") for path in here.rglob(kind)):
-        digest.update(f"{path.relative_to(here).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def commit() -> str:

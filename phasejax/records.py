@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from phasejax.experiment import refuse
+from phasejax.checks import refuse
+from phasejax.parts import upgraded
 
 LEVEL_DYNAMICS = ("K_S", "V_S", "D_S", "restoring")
 """What a file has only of trained layers with more than one node: a single level has no spacing."""
@@ -14,6 +15,10 @@ LEVEL_DYNAMICS = ("K_S", "V_S", "D_S", "restoring")
 
 class RunError(Exception):
     """A Dataset that is no run of phasejax, or lacks something every such run has: one sentence."""
+
+
+class NotRecordedError(RunError):
+    """What is asked for is not in the file because its experiment does not record it: one sentence."""
 
 
 class Layer(NamedTuple):
@@ -30,17 +35,21 @@ class Layer(NamedTuple):
 
 
 def settings(dataset: xr.Dataset) -> dict[str, Any]:
-    """The tables of the experiment's TOML.
+    """The tables of the experiment's TOML, in the present format.
 
-    Not an `Experiment`, which would refuse an activation that was registered in the process of the run only.
+    Not an `Experiment`, whose names may be known in the process of the run only.
 
     Raises:
         RunError: there are none.
     """
     try:
         tables = tomllib.loads(dataset.attrs["experiment"])
-        whole = {"widths", "activation", "trainable"} <= set(tables["network"]) and {"sgd", "task"} <= set(tables)
-    except (KeyError, TypeError, tomllib.TOMLDecodeError):
+        tables = tables if "format_version" in dataset.attrs else upgraded(tables)
+        whole = all(isinstance(tables[name], dict) for name in ("network", "task", "sgd", "grid"))
+        whole = whole and {"optimizer", "batch_size"} <= set(tables["sgd"])
+        if "kind" not in tables["network"]:
+            whole = whole and {"widths", "activation", "trainable"} <= set(tables["network"])
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         whole, tables = False, {}
     if not whole:
         raise RunError("The file is not a run of phasejax: it does not say which experiment it is of.")
@@ -48,8 +57,16 @@ def settings(dataset: xr.Dataset) -> dict[str, Any]:
 
 
 def layer(dataset: xr.Dataset) -> Layer:
-    """The last trained layer with more than one node, for a single node has no level spacing; else the last."""
+    """The last trained layer with more than one node, for a single node has no level spacing; else the last.
+
+    Of a network that is none of phasejax's, the last trained matrix that the file has the spectrum of.
+    """
     network = settings(dataset)["network"]
+    if "kind" in network:
+        found = [str(name).removeprefix("eigenvalues") for name in dataset.data_vars if str(name).startswith("eigenvalues")]
+        suffix = max(found, key=lambda own: (dataset.sizes[f"level{own}"] > 1, own), default="")
+        nodes = dataset.sizes.get(f"level{suffix}", 1)
+        return Layer(suffix, nodes, dataset.sizes.get(f"input{suffix}", nodes), 1.0)
     trained, widths = network["trainable"], network["widths"]
     scales = network.get("sigma_w_scale") or [1.0] * len(trained)
     last = max(trained, key=lambda number: (widths[number] > 1, number))
@@ -58,8 +75,15 @@ def layer(dataset: xr.Dataset) -> Layer:
 
 
 def activation(dataset: xr.Dataset) -> str:
-    """Name of the activation; the paper's phases and its jamming line are those of tanh."""
-    return settings(dataset)["network"]["activation"]
+    """Name of the activation, "several" if layers differ, "another" in a network of one's own.
+
+    The paper's phases and its jamming line are those of tanh.
+    """
+    network = settings(dataset)["network"]
+    found = "another" if "kind" in network else network.get("activation", "another")
+    if isinstance(found, list):
+        return found[0] if len(set(found)) == 1 else "several"
+    return found
 
 
 def grid_axis(dataset: xr.Dataset | xr.DataArray) -> str:
@@ -67,22 +91,67 @@ def grid_axis(dataset: xr.Dataset | xr.DataArray) -> str:
     return "temperature" if "temperature" in dataset.dims else "learning_rate"
 
 
+def grid_axes(dataset: xr.Dataset) -> list[str]:
+    """Names of the axes of the grid."""
+    if "axes" in dataset.attrs:
+        return dataset.attrs["axes"].split()
+    return [name for name in (grid_axis(dataset), "sigma_w") if name in dataset.dims]
+
+
 def require(dataset: xr.Dataset, *names: str) -> None:
-    """Raise if a run lacks variables or coordinates; a layer's own are named without its number.
+    """Raise if a run has other axes than those of the plane, or lacks variables or coordinates.
+
+    Args:
+        dataset: a run.
+        *names: what is needed; a layer's own are named without its number.
 
     Raises:
-        RunError: one is missing, or there is no student.
+        NotRecordedError: one is missing, and the experiment does not record it.
+        RunError: one is missing all the same, there is no student, or the run is of no such plane.
     """
-    own = layer(dataset).suffix
-    for axis in ("step", grid_axis(dataset), "sigma_w", "seed"):
+    own, along = layer(dataset).suffix, grid_axis(dataset)
+    _require_plane(dataset)
+    for axis in ("step", along, "sigma_w", "seed"):
         if axis not in dataset.dims:
             raise RunError(f"The dimension {axis} is missing: a selection keeps it if it is made with a list or a slice.")
         if not dataset.sizes[axis]:
             raise RunError(f"The selection is empty: it has no {axis.replace('_', ' ')}.")
     for name in names:
         if name not in dataset and name + own not in dataset:
+            if reason := why_not_recorded(dataset, name):
+                raise NotRecordedError(f"{reason}.")
             raise RunError(f"The file lacks the variable {name + own * (name in LEVEL_DYNAMICS)}, "
                            "which its experiment records: the run is not whole.")  # fmt: skip
+
+
+def _require_plane(dataset: xr.Dataset) -> None:
+    """Raise unless what a run's grid spans, or what is selected of it, is a plane of temperature and sigma_w."""
+    axes, plane = grid_axes(dataset), ("temperature", "learning_rate", "sigma_w")
+    only = "The figures and claims are of the plane of temperature (or learning_rate) and sigma_w"
+    if others := [axis for axis in axes if axis not in plane and axis in dataset.dims]:
+        raise RunError(f"{only}: select one {' and one '.join(others)} first, for instance "
+                       f"run.isel({', '.join(f'{axis}=0' for axis in others)}).")  # fmt: skip
+    for needed in (plane[:2], plane[2:]):
+        if not {*needed} & {*axes, *map(str, dataset.dims)}:
+            whose = f"the axes of this run are {' and '.join(axes)}" if axes else "this run has no axes"
+            raise RunError(f"{only}, and {whose}: a number of the grid is an axis if it is given as a list.")
+
+
+def why_not_recorded(dataset: xr.Dataset, name: str) -> str:
+    """Why an experiment does not record an observable, named without its layer, in words; empty if it does record it."""
+    own = layer(dataset).suffix
+    for sentence in str(dataset.attrs.get("not_recorded", "")).split("; "):
+        if sentence.partition(" is not recorded: ")[0] in (name, name + own):
+            return sentence
+    if "kind" in settings(dataset)["network"] and name in LEVEL_DYNAMICS:
+        return f"{name} is not recorded: the network is not a phasejax.Network"
+    if "kind" in settings(dataset)["network"] and name in ("eigenvalues", "target_eigenvalues", "teacher_overlap"):
+        return f"{name} is not recorded: the network trains no matrix"
+    asked = settings(dataset).get("observe", ["standard"])
+    coordinate = name in ("temperature", "learning_rate", "sigma_w", "inverse_sigma_w", "step", "epoch", "seed")
+    if coordinate or {"standard", name, name + own} & set(asked):
+        return ""
+    return f"{name} is not recorded: it is not among what the run was asked to observe"
 
 
 def until(dataset: xr.Dataset, step: int | None) -> xr.Dataset:
@@ -93,6 +162,9 @@ def until(dataset: xr.Dataset, step: int | None) -> xr.Dataset:
         ExperimentError: no record was taken at that step.
     """
     require(dataset, "diverged_step")
+    if "temperature" in dataset.coords and dataset.temperature.dims == ("learning_rate",):
+        # The grid gave the learning rate, and the temperature follows from it.
+        dataset = dataset.swap_dims(learning_rate="temperature")
     for along in (grid_axis(dataset), "inverse_sigma_w"):
         if (np.diff(dataset[along]) < 0).any():
             dataset = dataset.sortby(along)

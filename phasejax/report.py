@@ -8,7 +8,8 @@ from pathlib import Path
 
 import xarray as xr
 
-from phasejax.claims import RULE, VERDICTS, Verdict, diverged, length, number, sentence
+from phasejax.claims import RULE, VERDICTS, Verdict
+from phasejax.claims.writing import diverged, length, number, sentence
 
 _CAPTIONS = {
     "fig1": "Density of the features, and tanh with its vanishing gradient: from one well to two as sigma_W grows",
@@ -65,7 +66,7 @@ dd { margin: 0; min-width: 0; } pre { white-space: pre-wrap; font-size: .8rem; m
 """
 
 
-def index_page(folder: Path, dataset: xr.Dataset, verdicts: list[Verdict], drawn: Sequence[Path]) -> Path:
+def index_page(folder: str | Path, dataset: xr.Dataset, verdicts: list[Verdict], drawn: Sequence[Path]) -> Path:
     """Write `index.html` in a folder, with those of the files drawn embedded that a browser shows, PNG and GIF.
 
     Returns:
@@ -98,7 +99,7 @@ def index_page(folder: Path, dataset: xr.Dataset, verdicts: list[Verdict], drawn
 </body>
 </html>
 """
-    path = folder / "index.html"
+    path = Path(folder) / "index.html"
     path.write_text(page, "utf-8")
     return path
 

@@ -1,34 +1,50 @@
-"""`simulate(experiment)` -> Dataset: the loop that joins ensemble, engine and files."""
+"""`simulate(experiment)` -> Dataset: the loop that joins training and files."""
 
+import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
+import os
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
 from phasejax import engines, observables
-from phasejax.ensemble import MATMUL_PRECISION, Ensemble, State, build
-from phasejax.experiment import EngineName, Experiment, Stop, refuse
-from phasejax.files import slabs
+from phasejax.checks import refuse
+from phasejax.engines import Engine
+from phasejax.ensemble import MATMUL_PRECISION
+from phasejax.experiment import Experiment
+from phasejax.files import reading, slabs
+from phasejax.files.durable import StoreError
 from phasejax.files.folder import Store, keep_experiment
 from phasejax.files.layout import paths
 from phasejax.files.netcdf import Record
 from phasejax.files.reading import finished
 from phasejax.files.slabs import Shard
 from phasejax.files.state import Checkpoint, require
+from phasejax.identity import Identity, identify
+from phasejax.kernels.build import stand_ins
 from phasejax.observables import Observable
-from phasejax.provenance import commit, device_name, source, versions
-from phasejax.task import Task
+from phasejax.observables.standard import standard
+from phasejax.provenance import commit, device_name, versions
+from phasejax.schedule import Stop
+from phasejax.starts import FromRun
+from phasejax.training import Training, settings_of
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # in a notebook without ipywidgets the bar is a line of text, which is as good
+    from tqdm.auto import tqdm
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "xarray", "netCDF4")
 # A call is cut so that it ends after about this long: nothing that is asked of a run waits longer.
@@ -36,113 +52,178 @@ _CALL_SECONDS = 3.0
 
 
 class Interrupted(Exception):
-    """A run stopped before its end because it was asked to; its checkpoint is written."""
+    """A run stopped before its end because it was asked to; its checkpoint is written, and `resume=True` goes on."""
 
 
 def simulate(
-    experiment: Experiment,
+    experiment: Experiment | str,
     out: str | Path | None = None,
     *,
-    observe: Sequence[Observable] = (),
-    engine: EngineName = "auto",
+    observe: Sequence[str | Observable] | None = None,
+    engine: str | Engine = "auto",
     devices: Sequence[Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     shard: Shard | tuple[int, int] | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     checkpoint_seconds: float = 30.0,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> xr.Dataset:
     """Train the whole ensemble and return its records.
 
     Args:
-        experiment: what to run.
+        experiment: what to run, or the name of a preset.
         out: where the netCDF file goes, `runs/desk` or `runs/desk.nc`; None keeps the result in memory.
-        observe: observables of your own, recorded beside the standard ones.
-        engine: how to advance students; "auto" takes the fastest that applies.
-        devices: JAX devices over which seeds are spread; None takes all there are.
-        resume: go on with the run in `out`, from its last checkpoint; a finished one is returned as it is.
+        observe: what is recorded, in place of the experiment's own: names, and observables of your own; "standard" among
+            them stands for all of the package's.
+        engine: how to advance students: a name, "auto" for the fastest that applies, or an engine of your own.
+        devices: JAX devices over which seeds are spread; None takes all there are, with CPUs one a core.
+        resume: go on with the run in `out`, from its last checkpoint. A finished one is returned as it is, or made longer if
+            the experiment differs from it in `schedule.steps` only.
         overwrite: delete what is in `out`; with `shard` only its own slab.
         shard: (i, n) trains the i-th, from 0, of n slabs of seeds, in a folder of its own under `out`; once all are there,
-            `phasejax.files.slabs.merge` makes the one file.
-        progress: show a progress bar on standard error if that is a terminal, and name the engine.
+            `phasejax.merge` makes the one file.
+        progress: show a progress bar on standard error, and name the engine; None does so in terminals and notebooks.
         checkpoint_seconds: a checkpoint is written after the first call after this many seconds.
         interrupted: asked every few seconds; once it says True a checkpoint is written and `Interrupted` raised.
 
     Returns:
-        A Dataset with dims (step, temperature, sigma_w, seed), further ones for vectors (level) and for what is recorded
-        more rarely (step_decades, step_ends). With `out` it is opened from the file, lazily; with `shard` it has what all
-        slabs have so far.
+        A Dataset with dims (step, the axes of the grid, seed), (step, temperature, sigma_w, seed) for the paper's, further
+        ones for vectors (level) and for what is recorded more rarely (step_decades, step_ends). With `out` it is opened from
+        the file, lazily; with `shard` it has what all slabs have so far.
 
     Raises:
-        ExperimentError: the engine does not apply, an observable's name is taken, or there is no such shard.
+        ExperimentError: the engine does not apply, an observable fails or its name is taken, or there is no such shard.
         StoreError: `out` exists, cannot be written to, holds another experiment, or the disk is too small.
-        Interrupted: `interrupted` said so.
+        Interrupted: `interrupted` said so, or Ctrl-C was pressed; a second Ctrl-C is a KeyboardInterrupt. Whatever else ends
+            a run, its last state is written if it can be.
     """
+    experiment = Experiment.preset(experiment) if isinstance(experiment, str) else experiment
+    if observe is not None:
+        experiment = dataclasses.replace(experiment, observe=tuple(observe))
     if out is None:
         if shard:
             raise refuse("out", None, "a shard needs an output, which it shares with the others")
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
-            simulate(experiment, run, observe=observe, engine=engine, devices=devices, progress=progress,
+            simulate(experiment, run, engine=engine, devices=devices, progress=progress,
                      checkpoint_seconds=checkpoint_seconds, interrupted=interrupted).close()  # fmt: skip
             return xr.load_dataset(paths(run)[1])
 
     pieces = slabs.plan(out, experiment, shard and Shard(*shard), resume, overwrite)
     if not pieces:
         return slabs.finish(out, shard is None)
+    experiment.require_resolved()
     folder, _ = paths(out)
-    chosen_devices = list(devices or jax.devices())
-    chosen = engines.choose(experiment, engine, chosen_devices)
-    every = observables.combine(observables.standard(experiment.network), observe)
-    attributes = _attributes(experiment, chosen.name, chosen_devices)
-    if progress:
-        print(f"engine {chosen.name} on {device_name(chosen_devices)}. {chosen.passed_over}".strip(), file=sys.stderr)
-    with jax.enable_x64(experiment.precision == "float64"), jax.default_matmul_precision(MATMUL_PRECISION):
+    progress = _watched() if progress is None else progress
+    on = list(devices or all_devices())
+    with settings_of(experiment), _on_ctrl_c(interrupted) as asked:
+        chosen = observables.choose(experiment, standard(experiment.network, experiment.task, experiment.schedule.weights))
+        trained_by, passed_over = engines.choose(experiment, engine, on)
+        identity = identify(experiment, trained_by, chosen.observables, on)
+        if progress:
+            print(f"engine {trained_by.name} on {device_name(on)}. {passed_over}".strip(), file=sys.stderr)
+        attributes = _attributes(experiment, trained_by.name, on, identity, chosen.left_out)
+        said: set[str] = set()
         for piece in pieces:
             if resume and finished(piece.out, piece.experiment):
                 continue  # by another process, while this one trained the pieces before
-            ensemble = build(piece.experiment, chosen.advance, every, chosen_devices)
-            space = _space(piece.experiment, *ensemble.check(piece.experiment, every))
+            given = None
+            if isinstance(experiment.start, FromRun):
+                given = reading.weights_to_start_from(experiment.start, piece.experiment)
+            advance = trained_by.advance(piece.experiment, on)
+            training = Training(piece.experiment, advance, chosen.observables, on, given)
+            space = _space(piece.experiment, *training.ensemble.check(piece.experiment, chosen.observables))
+            for sentence in set(stand_ins()) - said:
+                said.add(sentence)
+                words = f"{sentence}. Slower code of the libraries takes its place."
+                print(words, file=sys.stderr) if progress else warnings.warn(words, stacklevel=2)
             if piece.out != folder:
                 keep_experiment(folder, experiment)
-            own = attributes | {"experiment": piece.experiment.to_toml()}
-            with Store(piece.out, piece.experiment, every, own, resume, overwrite, space) as files:
+            own = attributes | {"experiment": piece.experiment.to_toml(), "stand_ins": "; ".join(stand_ins())}
+            with Store(piece.out, piece.experiment, chosen.observables, own, identity, resume, overwrite, space) as files:
                 if progress and files.left_by:
                     print(f"{files.left_by} is gone and left {files.folder}: going on with it.", file=sys.stderr)
                 checkpoint = files.latest()
                 if piece.source and not checkpoint:
                     files.take_over(piece.source)
                     checkpoint = files.latest()
-                run = _Run(piece.experiment, ensemble, files, checkpoint, progress, checkpoint_seconds, interrupted)
-                run.to_the_end()
+                _Run(training, files, checkpoint, progress, checkpoint_seconds, asked).to_the_end()
                 files.consolidate()
     return slabs.finish(out, shard is None)
 
 
+def all_devices() -> Sequence[Any]:
+    """All JAX devices; with CPUs every core this process may use is one, if JAX has not started without them."""
+    cores = len(os.sched_getaffinity(0))
+    said = jax.config.values["jax_num_cpu_devices"] not in (
+        None,
+        -1,
+    ) or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not said:
+        try:
+            jax.config.update("jax_num_cpu_devices", cores)
+        except RuntimeError:  # JAX has started
+            if jax.devices()[0].platform == "cpu" and len(jax.devices()) < cores:
+                warnings.warn(
+                    f"JAX has started with {len(jax.devices())} of this machine's {cores} cores, and phasejax uses as many: "
+                    f'jax.config.update("jax_num_cpu_devices", {cores}) before anything else takes all.',
+                    stacklevel=3,
+                )
+    return jax.devices()
+
+
+def _watched() -> bool:
+    """Whether somebody looks on: at a terminal, or in a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel") or (sys.stderr is not None and sys.stderr.isatty())
+
+
+@contextlib.contextmanager
+def _on_ctrl_c(interrupted: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+    """Ask for the end of the run at Ctrl-C, if nobody else listens to it; a second one is the usual KeyboardInterrupt."""
+    pressed: list[int] = []
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+    def handler(number: int, frame: Any) -> None:
+        if pressed:
+            signal.default_int_handler(number, frame)
+        pressed.append(number)
+
+    if ours:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: bool(pressed) or interrupted()
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _space(experiment: Experiment, record_bytes: Mapping[str, int], state_bytes: int) -> int:
-    """Bytes that a run takes at most: segments and the finished file, which has them once more, and three states."""
-    stops = experiment.stops()
-    times = {
-        "records": sum(stop.record for stop in stops),
-        "decades": sum(stop.decade for stop in stops),
-        "ends": sum(stop.end for stop in stops),
-        "once": 1,
-    }
-    return 2 * sum(times[when] * size for when, size in record_bytes.items()) + 3 * state_bytes
+    """Bytes that a run takes at most: segments and the finished file, which has them once more, and four states."""
+    due = [when for stop in experiment.stops() if stop.record for when in stop.occasions()]
+    return 2 * sum(due.count(when) * size for when, size in record_bytes.items()) + 4 * state_bytes
 
 
-def _attributes(experiment: Experiment, engine: str, devices: Sequence[Any]) -> dict[str, str]:
+def _attributes(
+    experiment: Experiment, engine: str, devices: Sequence[Any], identity: Identity, left_out: Sequence[str]
+) -> dict[str, str]:
     """Global attributes that say what made a file; the experiment among them is enough to make it again."""
     return {
-        "title": "Phases of stochastic gradient descent: an ensemble of teacher-student networks",
+        "title": "Phases of stochastic gradient descent: an ensemble of neural networks",
         "Conventions": "CF-1.11",
         "references": "Park, Lucini, Aarts, arXiv:2509.01349",
         "experiment": experiment.to_toml(),
+        "axes": " ".join(experiment.grid.axes),
+        "not_recorded": "; ".join(left_out),
         "phasejax_version": importlib.metadata.version("phasejax"),
         "versions": versions(_PACKAGES),
         "commit": commit(),
-        "source": source(),
+        "identity": identity.whole,
+        "programs": identity.programs,
         "device": device_name(devices),
         "engine": engine,
         "precision": experiment.precision,
@@ -157,63 +238,64 @@ class _Run:
 
     def __init__(
         self,
-        experiment: Experiment,
-        ensemble: Ensemble,
+        training: Training,
         files: Store,
         checkpoint: Checkpoint | None,
         progress: bool,
         checkpoint_seconds: float,
         interrupted: Callable[[], bool],
     ) -> None:
-        self._experiment, self._ensemble, self._files = experiment, ensemble, files
+        self._training, self._files = training, files
         self._checkpoint_seconds, self._interrupted = checkpoint_seconds, interrupted
-        self._rates = jnp.asarray(experiment.learning_rates, experiment.precision)
-        self._sigma_w = jnp.asarray(experiment.grid.sigma_w, experiment.precision)
-        labels = ensemble.place(ensemble.pad(experiment.seed_labels))
-        self._tasks: Task = ensemble.tasks(labels)
-        self._state: State = ensemble.init(self._tasks, self._sigma_w)
-        self._step = self._marked_step = 0
-        self._stops = experiment.stops()
         if checkpoint is not None:
-            self._restore(checkpoint)
-            self._stops = [stop for stop in self._stops if stop.step > self._step]
-        self._began_at, self._began, self._saved = self._step, time.monotonic(), time.monotonic()
+            require(checkpoint, training.arrays(), training.experiment.grid.seeds, files.folder)
+            training.restore(checkpoint.leaves, checkpoint.step, checkpoint.marked_step)
+        self._stops = [stop for stop in training.experiment.stops() if checkpoint is None or stop.step > training.step]
+        self._began_at, self._began, self._saved = training.step, time.monotonic(), time.monotonic()
         self._steps_per_call = 1
-        self._block: tuple[int, Any] | None = None
         self._records: list[tuple[int, dict[str, jax.Array]]] = []
-        self._bar = tqdm(
-            total=experiment.schedule.steps, initial=self._step, unit="step", disable=None if progress else True
-        )
+        steps = training.experiment.schedule.steps
+        self._bar = tqdm(total=steps, initial=training.step, unit="step", disable=not (progress and _watched()))
 
     def to_the_end(self) -> None:
         """Do every stop after the checkpoint."""
         with self._bar:
-            for stop in self._stops:
-                while self._step < stop.step:
-                    self._call(stop.step)
-                    if self._step < stop.step:
-                        self._breathe()
-                if stop.record:
-                    self._observe(stop)
-                if stop.mark:
-                    self._state, self._marked_step = self._ensemble.mark(self._state), stop.step
-                self._breathe(last=stop is self._stops[-1])
+            try:
+                self._climb()
+            except (Interrupted, StoreError):
+                raise
+            except BaseException:
+                # Whatever it was, the way so far need not be lost. A state in the midst of a call cannot be read, and a stop
+                # that is done in part must be done again.
+                if self._whole:
+                    with contextlib.suppress(Exception):
+                        self._commit()
+                raise
+
+    def _climb(self) -> None:
+        training = self._training
+        self._whole = True
+        for stop in self._stops:
+            while training.step < stop.step:
+                self._call(stop.step)
+                if training.step < stop.step:
+                    self._breathe()
+            self._whole = False
+            if stop.record:
+                self._observe(stop)
+            if stop.mark:
+                training.mark()
+            self._whole = True
+            self._breathe(last=stop is self._stops[-1])
 
     def _call(self, step: int) -> None:
-        """Train towards `step`, for as long as a call may take, with the batches of the block of epochs it is in."""
-        length = self._experiment.epoch_steps * self._experiment.block_epochs
-        number, first = divmod(self._step, length)
-        # The cyclic order repeats itself, so its one block serves for the whole run.
-        key = 0 if self._experiment.sgd.order == "cyclic" else number
-        if self._block is None or self._block[0] != key:
-            self._block = None  # let the old batches go before the new ones are made
-            epoch = jnp.int32(key * self._experiment.block_epochs)
-            self._block = (key, self._ensemble.batches(self._tasks, epoch))
-        began, steps = time.monotonic(), min(step - self._step, self._steps_per_call)
-        counts = (jnp.int32(self._step), jnp.int32(first), jnp.int32(steps))
-        self._state = self._ensemble.advance(self._state, self._tasks, self._block[1], self._rates, *counts)
-        jax.block_until_ready(self._state.loss_sum)
-        self._step += steps
+        """Train towards `step`, for as long as a call may take."""
+        began = time.monotonic()
+        self._whole = False
+        steps = self._training.call(min(step - self._training.step, self._steps_per_call))
+        jax.block_until_ready(self._training.state.loss_sum)
+        # Steps that end at a stop are whole once what is due there is done.
+        self._whole = self._training.step < step
         # What a student does does not depend on where its steps are cut into calls, so the clock may decide.
         self._steps_per_call = max(1, int(steps * _CALL_SECONDS / max(time.monotonic() - began, 1e-9)))
 
@@ -222,26 +304,18 @@ class _Run:
         leaving = not last and self._interrupted()
         if leaving or last or time.monotonic() - self._saved > self._checkpoint_seconds:
             self._commit()
+        step, experiment = self._training.step, self._training.experiment
         if leaving:
-            raise Interrupted(f"stopped at step {self._step:,} of {self._experiment.schedule.steps:,}")
-        self._bar.set_postfix_str(f"{self._speed() * self._experiment.students:.2e} student-steps/s", False)
-        self._bar.update(self._step - self._bar.n)
+            raise Interrupted(f"stopped at step {step:,} of {experiment.schedule.steps:,}")
+        self._bar.set_postfix_str(f"{self._speed() * experiment.students:.2e} student-steps/s", False)
+        self._bar.update(step - self._bar.n)
 
     def _speed(self) -> float:
         """Steps per second since this process began or resumed."""
-        return (self._step - self._began_at) / max(time.monotonic() - self._began, 1e-9)
+        return (self._training.step - self._began_at) / max(time.monotonic() - self._began, 1e-9)
 
     def _observe(self, stop: Stop) -> None:
-        occasions = {"records": True, "decades": stop.decade, "ends": stop.end}
-        # A window that had to make way for another one leaves its record without averages.
-        updates = self._experiment.window_steps(stop.step)
-        window = jnp.int32(updates if stop.step - updates == self._marked_step else 0)
-        values: dict[str, jax.Array] = self._ensemble.observe["once"](self._tasks) if stop.step == 0 else {}
-        for when, now in occasions.items():
-            if now and when in self._ensemble.observe:
-                values |= self._ensemble.observe[when](
-                    self._state, self._tasks, self._rates, self._sigma_w, jnp.int32(stop.step), window
-                )
+        values = self._training.observe(stop)
         for array in values.values():
             array.copy_to_host_async()
         self._records.append((stop.step, values))
@@ -252,27 +326,7 @@ class _Run:
         Not beside the training, in a thread: the netCDF library is not safe in two threads, and any dataset of the caller's
         may be closed at any time. It takes a moment in half a minute.
         """
-        seeds = self._experiment.grid.seeds
+        seeds, training = self._training.experiment.grid.seeds, self._training
         records = [Record(s, {n: np.array(v)[:seeds] for n, v in values.items()}) for s, values in self._records]
-        # Real copies, for the state's buffers are used up by the next call.
-        leaves = {name: np.array(leaf)[:seeds] for name, leaf in _named(self._state).items()}
-        self._files.commit(records, Checkpoint(self._step, self._marked_step, leaves, self._speed()))
+        self._files.commit(records, Checkpoint(training.step, training.marked_step, training.leaves(), self._speed()))
         self._records, self._saved = [], time.monotonic()
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        initial = _named(self._state)
-        require(checkpoint, initial, self._experiment.grid.seeds, self._files.folder)
-        leaves = []
-        for name, fresh in initial.items():
-            # Seeds that only fill up the devices start anew; nobody sees them.
-            filled, saved = np.array(fresh), checkpoint.leaves[name]
-            filled[: len(saved)] = saved
-            leaves.append(self._ensemble.place(filled))
-        self._state = jax.tree.unflatten(jax.tree.structure(self._state), leaves)
-        self._step, self._marked_step = checkpoint.step, checkpoint.marked_step
-
-
-def _named(state: State) -> dict[str, jax.Array]:
-    """The arrays of a state by their names, `weights/0` for instance, in tree order."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

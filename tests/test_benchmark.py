@@ -34,10 +34,12 @@ def quick(tmp_path_factory):
     return json.loads((folder / "benchmark.json").read_text()), folder, done.stdout
 
 
+@pytest.mark.long
 def test_a_bare_machine_is_enough(quick):
     assert quick[2].splitlines()[-1] == "[]"
 
 
+@pytest.mark.long
 def test_every_row_is_there_or_has_its_reason(quick):
     result, folder, printed = quick
     names = {(row["name"], row["precision"]) for row in result["rows"]}
@@ -56,6 +58,7 @@ def test_every_row_is_there_or_has_its_reason(quick):
     assert all((folder / name).stat().st_size > 1000 for name in FIGURES)
 
 
+@pytest.mark.long
 def test_it_says_what_machine_it_was_and_what_the_work_costs(quick):
     result = quick[0]
     assert result["machine"]["cores"] >= 1
@@ -67,9 +70,11 @@ def test_it_says_what_machine_it_was_and_what_the_work_costs(quick):
     assert many["bytes"] / few["bytes"] == pytest.approx(many["students"] / few["students"])
     records = result["records"]
     assert records["occasions"]["records"]["times"] > records["occasions"]["decades"]["times"] > 0
+    assert 0 < result["start"]["naming_seconds"][0] < 60
     assert records["share"] == pytest.approx(records["seconds"][0] / records["training_seconds"][0])
 
 
+@pytest.mark.long
 def test_the_tables_are_printed_again_from_the_file(quick, capsys):
     _, folder, printed = quick
     benchmark.main(["--table", str(folder / "benchmark.json")])
@@ -84,7 +89,7 @@ def decaying(name, rate, cells=4):
     """A contender whose weights shrink by this rate a step."""
     w = np.ones((2, cells, 3, 5))
 
-    def train(step, steps):
+    def train(steps):
         w[:] *= (1 - rate) ** steps
 
     return Contender(name, "float32", 2 * cells, train, lambda: w)

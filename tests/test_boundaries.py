@@ -8,7 +8,7 @@ import xarray as xr
 from scipy import stats
 
 import phasejax
-from phasejax import Grid, boundaries, observables
+from phasejax import Grid, boundaries
 from phasejax.experiment import Experiment, Network
 
 TEMPERATURES = 2.0 ** np.arange(-5, 7)
@@ -111,23 +111,20 @@ def test_students_without_finite_dynamics_have_not_converged():
 
 def test_a_layer_that_starts_at_a_scale_of_its_own_has_its_own_bound():
     data = run_with_line(lambda x: 2.0 / np.sqrt(1 + x))
-    scaled = dataclasses.replace(Experiment(), network=Network(sigma_w_scale=(2.0,))).to_toml()
+    scaled = dataclasses.replace(Experiment(), network=Network(trainable=(2,), sigma_w_scale=(2.0,))).to_toml()
     # The bound goes with sigma_W^2, so four times the restoring drift passes for the same.
     four_times = data.assign(restoring=4 * data.restoring)
     assert not boundaries.converged(four_times).equals(boundaries.converged(data))
     assert boundaries.converged(four_times).equals(boundaries.converged(data.assign_attrs(experiment=scaled)))
 
 
-def test_jamming_line_is_where_side_peaks_appear(monkeypatch):
+def test_jamming_line_is_where_side_peaks_appear():
     """Those of this teacher ensemble vanish near 1/sigma_W = 0.68, not at sqrt 2, whatever the grid's resolution."""
-    names = ("feature_density", "target_eigenvalues", "test_loss")
-    few = tuple(o for o in observables.standard(Experiment().network) if o.name in names)
-    monkeypatch.setattr(observables, "standard", lambda network: few)
-    grid = Grid(temperatures=(1.0,), sigma_w=tuple(2.0 ** (k / 4) for k in range(5)), seeds=60)
+    grid = Grid(temperature=(1.0,), sigma_w=tuple(2.0 ** (k / 4) for k in range(5)), seeds=60)
     experiment = dataclasses.replace(
         Experiment(), grid=grid, schedule=phasejax.Schedule(0), task=phasejax.TeacherStudent(samples=4)
     )
-    run = phasejax.simulate(experiment)
+    run = phasejax.simulate(experiment, observe=("feature_density", "target_eigenvalues", "test_loss"))
     assert boundaries.measured_jamming_line(run) == pytest.approx((2**-0.75, 2**-0.5))
     assert boundaries.measured_jamming_line(run.isel(sigma_w=[4, 0])) == pytest.approx((0.5, 1))
     assert np.isnan(boundaries.measured_jamming_line(run.isel(sigma_w=slice(3)))).all()

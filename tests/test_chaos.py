@@ -17,9 +17,9 @@ CHAOTIC = (0.5, 64.0)
 LEVEL = 0.01
 
 
-def ends(engine="autodiff", precision="float32", order="cyclic", temperatures=CHAOTIC):
+def ends(engine="autodiff", precision="float32", order="cyclic", temperature=CHAOTIC):
     """The last record of an ensemble: {variable: (cell, component, seed)}, where it has a seed and is defined."""
-    grid = Grid(temperatures=temperatures, sigma_w=(256.0, 1.0, 0.125), seeds=256)
+    grid = Grid(temperature=temperature, sigma_w=(256.0, 1.0, 0.125), seeds=256)
     experiment = small(grid=grid, schedule=Schedule(400, records_per_decade=1), sgd=Sgd(order=order), precision=precision)
     try:
         run = phasejax.simulate(experiment, engine=engine)
@@ -67,15 +67,19 @@ def agree(found, expected):
     assert not rejected(found, expected)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("order", ["cyclic", "shuffled", "iid"])
+ORDERS = ["cyclic", *(pytest.param(order, marks=pytest.mark.long) for order in ("shuffled", "iid"))]
+PRECISIONS = ["float32", pytest.param("float64", marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("engine", ["fused", "native"])
 def test_engines_have_equal_distributions_where_training_is_chaotic(engine, order, precision):
     agree(ends(engine, precision, order), reference(precision, order))
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("order", ["cyclic", "shuffled", "iid"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("order", ORDERS)
 def test_the_gpu_kernel_has_them_too(order, precision):
     if jax.devices()[0].platform != "gpu":
         pytest.skip("needs a GPU: interpreted it would take minutes")
@@ -83,7 +87,7 @@ def test_the_gpu_kernel_has_them_too(order, precision):
 
 
 def test_a_learning_rate_off_by_a_fifth_is_seen():
-    other = ends(temperatures=tuple(1.2 * t for t in CHAOTIC))
+    other = ends(temperature=tuple(1.2 * t for t in CHAOTIC))
     assert {"test_loss", "eigenvalues", "gradient_norm"} & rejected(other, reference("float32", "cyclic"))
 
 

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from phasejax import Experiment, ExperimentError, Grid, Network, Sgd, TeacherStudent, boundaries, claims, figures, report
-from phasejax.claims import ABSENT, AGREES, DIFFERS, LONGER, PAPER_STEPS, Claim, Measure
+from phasejax.claims import ABSENT, AGREES, DIFFERS, LONGER, PAPER_STEPS, Claim, Measure, paper, writing
 from phasejax.records import RunError
 
 SEEDS = 8
@@ -61,7 +61,7 @@ def as_the_paper_says():
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch):
-    monkeypatch.setattr(claims, "_RESAMPLES", 100)
+    monkeypatch.setattr(claims.judging, "_RESAMPLES", 100)
 
 
 @pytest.fixture(scope="module")
@@ -178,17 +178,17 @@ def test_numbers_near_the_end_of_an_interval_and_on_their_way_out_are_said_to_be
 def test_crossings_are_those_of_boundaries():
     rng = np.random.default_rng(0)
     values = xr.DataArray(rng.random((5, 12)), dims=("sigma_w", "temperature"), coords={"temperature": T})
-    found = claims._last_crossing(values, 0.5)
+    found = paper._last_crossing(values, 0.5)
     for row, log_t in zip(values, found, strict=True):
         expected = boundaries.crossings(row, 0.5)
         assert 10 ** float(log_t) == pytest.approx(expected[-1])
-    assert np.isnan(claims._last_crossing(values, 2.0)).all()
+    assert np.isnan(paper._last_crossing(values, 2.0)).all()
 
 
 @pytest.mark.parametrize(("parts", "reason"), [
     ({"task": TeacherStudent(samples=80)}, "another number of samples"),
     ({"network": Network((3, 6, 4, 1), "relu", (1, 2)), "sgd": Sgd(batch_size=8)}, "another network and batch size"),
-    ({"sgd": Sgd(optimiser="adam"), "grid": Grid(learning_rates=(0.1,), sigma_w=(1.0,), seeds=2)}, "no temperature"),
+    ({"sgd": Sgd(optimizer="adam"), "grid": Grid(learning_rate=(0.1,), sigma_w=(1.0,), seeds=2)}, "no temperature"),
 ])  # fmt: skip
 def test_other_systems_are_not_in_this_run(ideal, tmp_path, parts, reason):
     run = ideal.assign_attrs(experiment=dataclasses.replace(Experiment(), **parts).to_toml())
@@ -229,8 +229,8 @@ def test_diverged_students_are_counted_and_left_out(ideal):
     run = ideal.copy(deep=True)
     run.test_loss[-1, 11, :, 0] = np.inf
     run.diverged_step[-2:, 11, :, 0] = 2 * 10**7
-    assert claims.diverged(run, PAPER_STEPS) == "12 of 1,152 students diverged"
-    assert claims.diverged(run, 10**7) == "0 of 1,152 students diverged"
+    assert writing.diverged(run, PAPER_STEPS) == "12 of 1,152 students diverged"
+    assert writing.diverged(run, 10**7) == "0 of 1,152 students diverged"
     assert verdicts(run)["hot_independence"] == AGREES
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 
 import phasejax
 
-TINY = ["--task.samples", "40", "--task.test-samples", "8", "--grid.temperatures", "0.25", "1.0", "--grid.sigma-w", "1.0",
+TINY = ["--task.samples", "40", "--task.test-samples", "8", "--grid.temperature", "0.25", "1.0", "--grid.sigma-w", "[1.0]",
         "--grid.seeds", "2", "--schedule.steps", "20"]  # fmt: skip
 
 
@@ -21,15 +21,30 @@ def command(*arguments, cwd=None, module="phasejax"):
     return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
 
 
-def test_help_imports_neither_jax_nor_xarray():
+@pytest.mark.parametrize("asked", ["run", "status", "merge", "figures", ""])
+def test_help_imports_neither_jax_nor_xarray(asked):
     probe = (
-        "import sys\nfrom phasejax.cli import run\n"
-        "try: run(['--help'])\nexcept SystemExit as leave: code = leave.code\n"
+        f"import sys\nfrom phasejax.cli import main\n"
+        f"try: main({[asked, '--help'] if asked else ['--help']})\nexcept SystemExit as leave: code = leave.code\n"
         "print([m for m in ('jax', 'xarray', 'numpy', 'netCDF4', 'matplotlib') if m in sys.modules], code)"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[] 0"
-    assert "--schedule.steps" in done.stdout
+    words = {"run": ["--schedule.steps", "--task.kind", "Digits", "momentum"], "figures": ["--at-step"]}
+    for word in words.get(asked, ["phasejax"]):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("asked", ["--help", "run --help", "figures --help"])
+def test_who_has_seen_enough_may_close_the_pipe(asked):
+    line = f"set -o pipefail; {sys.executable} -m phasejax {asked} | head -c 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, len(done.stdout), done.stderr) == (0, 1, "")
+
+
+def test_the_version_is_said():
+    done = command("--version")
+    assert (done.returncode, done.stdout) == (0, f"phasejax {phasejax.__version__}\n")
 
 
 def test_a_run_from_the_command_line(tmp_path):
@@ -70,12 +85,33 @@ def test_a_deep_relu_network_runs_through_the_same_command(tmp_path):
     [
         (["--preset", "lunch"], ["preset", "'lunch'", "quick, desk, paper"]),
         (["--preset"], ["--preset"]),
-        (["--grid.sedes", "3"], ["--grid.sedes", "--grid.seeds"]),
+        (["--grid.sedes", "3"], ["grid.sedes", "did you mean grid.seeds"]),
+        (["--grd.seeds", "3"], ["--grd.seeds", "is not an option", "grid"]),
+        (["--network.width", "3"], ["network.width", "did you mean network.widths"]),
         (["--sede", "3"], ["--sede"]),
-        (["--grid.temperatures", "-1"], ["grid.temperatures", "-1.0", "positive"]),
-        (["--grid.temperatures", "0"], ["grid.temperatures", "0.0", "positive"]),
-        (["--grid.temperatures", "hot"], ["grid.temperatures", "hot"]),
-        (["--grid.temperatures"], ["grid.temperatures", "empty"]),
+        (["--grid.temperature", "-1"], ["grid.temperature", "-1.0", "positive"]),
+        (["--grid.temperature", "0"], ["grid.temperature", "0.0", "positive"]),
+        (["--grid.temperature", "hot"], ["grid.temperature", "hot"]),
+        (["--grid.temperature"], ["grid.temperature", "empty"]),
+        (["--grid.temperature", "1,2,1"], ["grid.temperature = 1.0", "more than once"]),
+        (["--grid.temperature", "1", "--grid.learning-rate", "4"], ["grid.temperature", "grid.learning_rate"]),
+        (["--grid.momentum", "1.5"], ["grid.momentum = 1.5", "1"]),
+        (["--grid.clip", "1", "--out", "new"], ["grid.clip", "optimizer sgd"]),
+        (["--sgd.optimizer", "adm", "--out", "new"], ["sgd.optimizer = 'adm'", "adam"]),
+        (
+            ["--sgd.optimizer", "mine:clip", "--grid.learning-rate", "0.1", "--out", "new"],
+            ["sgd.optimizer = 'mine:clip'", "--use"],
+        ),
+        (["--sgd.optimizer", "mine:clip", "--out", "new"], ["sgd.optimizer = 'mine:clip'", "grid.learning_rate"]),
+        (["--use", "missing.py", "--out", "new"], ["--use missing.py", "exists"]),
+        (["--use", "broken.toml", "--out", "new"], ["--use broken.toml", "Python file"]),
+        (["--network.widths", "64", "32", "10"], ["network.trainable", "--network.trainable 1 2"]),
+        (["--task.kind", "Digitz"], ["task.kind = 'Digitz'", "TeacherStudent, Digits, Arrays"]),
+        (["--schedule.rate", "fast"], ["schedule.rate = 'fast'", "cosine"]),
+        (["--observe", "test_los", "--out", "new"], ["observe: test_los", "did you mean observe: test_loss"]),
+        (["--precision", "float16"], ["precision = 'float16'", "float32, float64"]),
+        (["--time-limit", "soon", "--out", "new"], ["time_limit = 'soon'", "3h50m"]),
+        (["--shard", "5/2", "--out", "new"], ["shard"]),
         (["--sgd.batch-size", "5000"], ["sgd.batch_size", "5000", "4000"]),
         (["--sgd.batch-size", "7"], ["sgd.batch_size", "7", "divide"]),
         (["--sgd.order", "sorted"], ["sgd.order", "sorted", "cyclic"]),
@@ -94,7 +130,7 @@ def test_a_deep_relu_network_runs_through_the_same_command(tmp_path):
         (["--resume", "precious"], ["precious.nc", "not a run"]),
         (["--device", "gpu"], ["device", "gpu", "cpu"]),
         (["--device", "quantum"], ["device", "quantum", "cpu"]),
-        (["--engine", "native", "--sgd.momentum", "0.5", "--out", "new"], ["engine", "native", "autodiff"]),
+        (["--engine", "native", "--grid.momentum", "0.5", "--out", "new"], ["engine", "native", "autodiff"]),
         (["--grid.seeds", "3"], ["--out", "desk"]),
         (["--resume", "precious", "--out", "new"], ["--resume", "--out"]),
         (["--out", "notes"], ["notes", "not a run"]),
@@ -123,6 +159,97 @@ def test_refusals_are_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
         assert word in printed.err
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before, "nothing made, nothing lost"
+
+
+MINE = """
+from dataclasses import dataclass
+import jax, jax.numpy as jnp, optax
+import phasejax
+
+def clipped(learning_rate, clip):
+    return optax.chain(optax.clip_by_global_norm(clip), optax.sgd(learning_rate))
+
+@dataclass(frozen=True)
+class Wave:
+    inputs: int = 3
+    hidden: int = 4
+
+    def init(self, key, dtype="float32"):
+        return {"w": jax.random.normal(key, (self.hidden, self.inputs), dtype)}
+
+    def apply(self, weights, x):
+        features = jnp.sin(x @ weights["w"].T)
+        return features.sum(1, keepdims=True), features
+
+size = phasejax.Observable("size", lambda student, task: jnp.sum(student.weights["w"] ** 2))
+other = size
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A folder with the file of parts of one's own, and a run of an optimizer of one's own, interrupted at once."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "mine.py").write_text(MINE)
+    arguments = ["--use", "mine.py", "--sgd.optimizer", "mine:clipped", "--grid.learning-rate", "0.1,0.2",
+                 "--observe", "standard", "test_accuracy", "--grid.clip", "0.1,1", "--grid.sigma-w", "1"]  # fmt: skip
+    done = command("run", *TINY[:4], *arguments, "--grid.seeds", 2, "--schedule.steps", 20, "--out", "clip",
+                   "--time-limit", "0s", cwd=folder)  # fmt: skip
+    assert done.returncode == 124, done.stderr
+    assert "--resume clip --use mine.py goes on" in done.stderr
+    return folder
+
+
+def test_an_optimizer_of_ones_own_from_the_command_line(own):
+    # What it is called is known to none of these.
+    going = command("status", "clip", cwd=own)
+    assert (going.returncode, going.stderr) == (0, "")
+    assert going.stdout.splitlines()[1] == "Not recorded: test_accuracy (the targets are no labels of classes)."
+    assert "was not cut" in command("merge", "clip", cwd=own).stderr
+    refused = command("run", "--resume", "clip", cwd=own)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "mine:clipped" in refused.stderr
+    assert "--use" in refused.stderr
+    other = command("run", "--resume", "clip", "--use", "mine.py", "--grid.seeds", 3, cwd=own)
+    assert (other.returncode, other.stderr.count("\n")) == (2, 1)
+    assert "another experiment" in other.stderr
+
+    done = command("run", "--resume", "clip", "--use", "mine.py", cwd=own)
+    assert done.returncode == 0, done.stderr
+    with phasejax.open(own / "clip.nc") as data:
+        assert (data.attrs["axes"], data.sizes["clip"], float(data.sigma_w)) == ("learning_rate clip", 2, 1.0)
+        assert "temperature" not in data.coords
+    finished = command("status", "clip", cwd=own)
+    assert [line.split(":")[0] for line in finished.stdout.splitlines()] == ["clip.nc", "Not recorded"]
+    refused = command("figures", "clip.nc", cwd=own)
+    assert (refused.returncode, len(refused.stderr.splitlines()), refused.stdout) == (2, 1, "")
+    assert "select one clip first" in refused.stderr
+
+
+def test_parts_of_ones_own_from_a_settings_file(own):
+    (own / "wave.toml").write_text("""
+        observe = ["test_loss", "diverged_step", "mine:size"]
+        network = {kind = "mine:Wave", hidden = 6}
+        task = {samples = 40, test_samples = 8}
+        grid = {temperature = [0.01, 0.1], sigma_w = [1.0, 2.0], seeds = 2}
+        schedule = {steps = 20}
+    """)
+    for shard in ("0/2", "1/2"):
+        done = command("run", "--config", "wave.toml", "--use", "mine.py", "--shard", shard, cwd=own)
+        assert done.returncode == 0, done.stderr
+        assert not command("status", "runs/wave", cwd=own).stderr
+    assert command("merge", "runs/wave", cwd=own).returncode == 0
+    with phasejax.open(own / "runs/wave.nc") as data:
+        assert {"test_loss", "size"} < set(data.data_vars)
+        assert "alignment" not in data
+    done = command("figures", "runs/wave.nc", "--only", "2", "5", cwd=own)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "fig5 is skipped: G_t0 is not recorded: it is not among what the run was asked to observe.\n"
+    for setting, words in (({"--observe": "mine:other"}, "what its own name is"), ({"--network.hiden": 3}, "network.hidden"),
+                           ({"--start.kind": "mine:Wave"}, "FromDraw")):  # fmt: skip
+        ((option, value),) = setting.items()
+        done = command("run", "--config", "wave.toml", "--use", "mine.py", option, value, "--out", "no", cwd=own)
+        assert (done.returncode, done.stderr.count("\n"), words in done.stderr) == (2, 1, True), done.stderr
 
 
 @pytest.fixture(scope="module")

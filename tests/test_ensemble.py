@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import small
+from conftest import FEW, small
 
 import phasejax
-from phasejax import ExperimentError, Grid, Network, Schedule, Sgd, TeacherStudent, engines, ensemble, observables
+from phasejax import ExperimentError, Grid, Network, Schedule, Sgd, TeacherStudent, engines, ensemble
+from phasejax.training import Training
 
 ENGINES = ("autodiff", "fused", "native")
 
@@ -46,18 +47,17 @@ def close(a, b, tolerance):
         assert np.nanmax(np.abs(x - y), initial=0) <= tolerance * np.nanmax(np.abs(x), initial=0), name
 
 
-@pytest.mark.usefixtures("few_observables")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_one_device_two_devices_and_one_seed_alone_agree_to_the_bit(engine):
-    agree_to_the_bit(engine)
+    agree_to_the_bit(engine, FEW)
 
 
 def test_all_observables_agree_to_the_bit():
-    agree_to_the_bit("auto")
+    agree_to_the_bit("auto", ("standard",))
 
 
-def agree_to_the_bit(engine):
-    experiment = small(schedule=Schedule(45))
+def agree_to_the_bit(engine, observe):
+    experiment = small(schedule=Schedule(45), observe=observe)
     together = run(experiment, engine)
     equal(together, run(experiment, engine, devices=jax.devices()[:1]))
     for label in (0, 2):
@@ -65,26 +65,33 @@ def agree_to_the_bit(engine):
         equal(together.sel(seed=[label]), run(alone, engine))
 
 
-@pytest.mark.usefixtures("few_observables")
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("order", ["cyclic", "shuffled", "iid"])
 def test_the_spacing_of_records_changes_nothing(engine, order):
-    sparse = small(sgd=Sgd(order=order), schedule=Schedule(60, records_per_decade=1))
+    sparse = small(sgd=Sgd(order=order), schedule=Schedule(60, records_per_decade=1), observe=FEW)
     dense = dataclasses.replace(sparse, schedule=Schedule(60, records_per_decade=20))
     a, b = run(sparse, engine), run(dense, engine)
     assert b.sizes["step"] > 2 * a.sizes["step"]
     equal(a, b.sel(step=a.step, step_decades=a.step_decades))
 
 
-@pytest.mark.usefixtures("few_observables")
 def test_a_student_is_its_labels_in_any_grid():
     """In another grid XLA may round differently, so cold students only, and to rounding."""
-    grid = Grid(temperatures=(1.0, 0.25, 2**-5), sigma_w=(1.0, 0.125), seeds=3)
-    whole = small(grid=grid, precision="float64")
-    part = dataclasses.replace(whole, grid=Grid(temperatures=(2**-5, 0.25), sigma_w=(0.125,), seeds=2, first_seed=1))
+    grid = Grid(temperature=(1.0, 0.25, 2**-5), sigma_w=(1.0, 0.125), seeds=3)
+    whole = small(grid=grid, precision="float64", observe=FEW)
+    part = dataclasses.replace(whole, grid=Grid(temperature=(2**-5, 0.25), sigma_w=(0.125,), seeds=2, first_seed=1))
     a, b = run(whole), run(part)
     common = {"temperature": [2**-5, 0.25], "sigma_w": [0.125], "seed": [1, 2]}
     close(a.sel(common), b, 1e-9)
+
+
+def test_cells_that_fill_no_group_are_looked_at_like_others():
+    """49 cells are looked at in two groups of 25, the last of which is filled up; 7 of them in one."""
+    grid = Grid(temperature=tuple(2.0**k for k in range(-9, -2)), sigma_w=tuple(2.0**k for k in range(-3, 4)), seeds=2)
+    whole = small(grid=grid, precision="float64", schedule=Schedule(20))
+    last = dataclasses.replace(whole, grid=Grid(temperature=2.0**-3, sigma_w=grid.axes["sigma_w"], seeds=2))
+    a, b = run(whole), run(last)
+    close(a.sel(temperature=2.0**-3), b, 1e-9)
 
 
 def test_common_random_numbers_and_precisions_share_students():
@@ -104,21 +111,38 @@ def test_other_values_do_not_recompile(engine):
     experiment = small()
     run(experiment, engine)
     before = dict(ensemble.traces)
-    others = dataclasses.replace(
-        experiment,
-        grid=Grid(temperatures=(0.3, 0.01, 7.0), sigma_w=(3.0, 0.5, 0.01), seeds=4, first_seed=11),
-        schedule=Schedule(87, records_per_decade=3),
-    )
+    grid = Grid(temperature=(0.3, 0.01, 7.0), sigma_w=(3.0, 0.5, 0.01), seeds=4, first_seed=11)
+    others = dataclasses.replace(experiment, grid=grid, schedule=Schedule(87, records_per_decade=3))
     run(others, engine)
     assert ensemble.traces == before, "changing temperatures, sigma_W, labels or steps must not trace anything anew"
+    reversed_ = dataclasses.replace(others, grid=Grid(temperature=(7.0, 0.3, 0.01), sigma_w=(0.01, 3.0, 0.5), seeds=4))
+    run(reversed_, engine)
+    by_rate = dataclasses.replace(others, grid=Grid(learning_rate=(1.0, 0.3, 0.01), sigma_w=(0.01, 3.0, 0.5), seeds=4))
+    run(by_rate, engine)
+    other_order = dataclasses.replace(others, grid=Grid(sigma_w=(0.01, 3.0, 0.5), temperature=(7.0, 0.3, 0.01), seeds=4))
+    run(other_order, engine)
+    assert ensemble.traces == before, "nor their order along an axis, nor that of the axes"
     run(dataclasses.replace(others, grid=dataclasses.replace(others.grid, seeds=5)), engine)
     assert ensemble.traces != before, "another number of seeds per device does, so the count is alive"
+
+
+def test_other_numbers_of_an_optimizer_and_of_a_schedule_do_not_recompile():
+    def heavy(*momentum, rate, seeds=3):
+        grid = Grid(temperature=(0.1, 1.0), momentum=momentum, weight_decay=1e-3 * rate, sigma_w=1.0, seeds=seeds)
+        return small(grid=grid, schedule=Schedule(60, rate=[(0, 1), (1, rate)]), observe=FEW)
+
+    run(heavy(0.5, 0.9, rate=0.1))
+    before = dict(ensemble.traces)
+    run(heavy(0.0, 0.3, rate=0.7))
+    assert ensemble.traces == before
+    run(heavy(0.0, 0.3, 0.6, rate=0.7))
+    assert ensemble.traces != before
 
 
 def test_the_initial_weights_have_the_moments_of_a_gaussian_matrix():
     """E tr X/N = sigma^2 and E tr X^2/N = sigma^4 (1 + r + 1/n1), within 4 standard errors over 400 seeds."""
     experiment = small(
-        grid=Grid(temperatures=(1.0,), sigma_w=(0.125, 1.0), seeds=400), schedule=Schedule(0), precision="float64",
+        grid=Grid(temperature=(1.0,), sigma_w=(0.125, 1.0), seeds=400), schedule=Schedule(0), precision="float64",
         task=TeacherStudent(samples=4, test_samples=1),
     )  # fmt: skip
     x = run(experiment).eigenvalues.isel(step=0, temperature=0)
@@ -131,8 +155,8 @@ def test_the_initial_weights_have_the_moments_of_a_gaussian_matrix():
 def test_orders_visit_the_data_as_they_say():
     for order in ("cyclic", "shuffled", "iid"):
         experiment = small(sgd=Sgd(order=order), task=TeacherStudent(samples=2000))
-        chosen = engines.choose(experiment, "autodiff", jax.devices())
-        kind = ensemble.build(experiment, chosen.advance, observables.standard(experiment.network), jax.devices())
+        advance = engines.BUILT_IN["autodiff"].advance(experiment, jax.devices())
+        kind = Training(experiment, advance, (), jax.devices()).ensemble
         tasks = kind.tasks(kind.place(kind.pad(range(2))))
         first, second = (np.array(kind.batches(tasks, np.int32(2 * k)).targets) for k in range(2))
         epochs = [e.reshape(2, 2000) for block in (first[:2], second[:2]) for e in np.split(block, 2, axis=1)]
@@ -147,12 +171,13 @@ def test_orders_visit_the_data_as_they_say():
             assert share == pytest.approx(1 - np.exp(-1), abs=0.02)  # n draws with replacement see 1 - 1/e of n
 
 
-@pytest.mark.usefixtures("few_observables")
 def test_students_that_overflow_are_marked_and_their_neighbours_unharmed():
-    network = Network((3, 8, 8, 1), "relu", (1, 2, 3))
-    grid = Grid(temperatures=(2**-7, 2**20), sigma_w=(1.0, 0.5), seeds=3)
-    both = run(small(network=network, grid=grid, schedule=Schedule(200)))
-    cold = run(small(network=network, grid=dataclasses.replace(grid, temperatures=(2**-7,)), schedule=Schedule(200)))
+    network = Network((3, 8, 8, 1), "relu")
+    grid = Grid(temperature=(2**-7, 2**20), sigma_w=(1.0, 0.5), seeds=3)
+    both = run(small(network=network, grid=grid, schedule=Schedule(200), observe=FEW))
+    cold = run(
+        small(network=network, grid=dataclasses.replace(grid, temperature=(2**-7,)), schedule=Schedule(200), observe=FEW)
+    )
     assert (both.diverged_step.isel(step=-1).sel(temperature=2**-7) == -1).all()
     beside = both.sel(temperature=[2**-7])
     close(beside, cold, 1e-3)
@@ -167,13 +192,11 @@ def test_students_that_overflow_are_marked_and_their_neighbours_unharmed():
     assert (known.fillna(-1) <= hot.step).all()
 
 
-@pytest.mark.parametrize("sgd", [Sgd(momentum=0.5), Sgd(optimiser="adam")])
-def test_other_optimisers_run_and_name_their_axis(sgd):
-    adam = sgd.optimiser == "adam"
-    grid = Grid(learning_rates=(0.1, 0.01), sigma_w=(1.0,), seeds=2)
-    data = run(small(sgd=sgd, grid=grid, schedule=Schedule(10)))
-    axis = "learning_rate" if adam else "temperature"
-    assert data.test_loss.dims == ("step", axis, "sigma_w", "seed")
-    assert ("temperature" in data.coords) != adam
+@pytest.mark.parametrize(("optimizer", "more"), [("sgd", {"momentum": 0.5}), ("adam", {})])
+def test_other_optimizers_run_and_name_their_axis(optimizer, more):
+    grid = Grid(learning_rate=(0.1, 0.01), sigma_w=(1.0,), seeds=2, **more)
+    data = run(small(sgd=Sgd(optimizer), grid=grid, schedule=Schedule(10)))
+    assert data.test_loss.dims == ("step", "learning_rate", "sigma_w", "seed")
+    assert ("temperature" in data.coords) == (optimizer == "sgd")
     np.testing.assert_array_equal(data.learning_rate, [0.1, 0.01])
     assert np.isfinite(data.gradient_norm.isel(step=-1)).all()

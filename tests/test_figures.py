@@ -3,12 +3,16 @@
 import dataclasses
 import inspect
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import FEW, small
 from matplotlib.animation import FuncAnimation
 
-from phasejax import Experiment, ExperimentError, Grid, Network, Sgd, boundaries, figures, spectrum
+import phasejax
+from phasejax import Experiment, ExperimentError, Grid, Network, Schedule, Sgd, boundaries, claims, figures, spectrum
 from phasejax.figures import maps
 from phasejax.figures.density import density
 from phasejax.figures.ensemble import left_out, summary
@@ -300,7 +304,7 @@ def of(run, **parts):
 
 
 def with_adam(run):
-    other = of(run, sgd=Sgd("adam"), grid=Grid(learning_rates=(0.1,)))
+    other = of(run, sgd=Sgd("adam"), grid=Grid(learning_rate=(0.1,)))
     return other.swap_dims(temperature="learning_rate").drop_vars("temperature")
 
 
@@ -358,6 +362,81 @@ def test_what_a_file_should_have_and_has_not_is_refused(run, tmp_path, name):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.parametrize(("axes", "words"), [
+    ({"momentum": (0.0, 0.5)}, "one momentum first, for instance run.isel(momentum=0)."),
+    ({"temperature": 1.0}, "the axes of this run are sigma_w: a number of the grid is an axis if it is given as a list."),
+    ({"sigma_w": 1.0}, "the axes of this run are temperature: a number"),
+    ({"temperature": 1.0, "sigma_w": 1.0}, "this run has no axes"),
+], ids=["three", "sigma_w", "temperature", "none"])  # fmt: skip
+def test_runs_of_other_axes_than_the_plane_end_in_a_sentence(tmp_path, axes, words):
+    grid = Grid(**({"temperature": (0.5, 1.0), "sigma_w": (1.0, 2.0)} | axes), seeds=2)
+    data = phasejax.simulate(small(grid=grid, schedule=Schedule(2), observe=FEW), progress=False)
+    refused = [lambda: figures.draw_all(data, tmp_path / "no"), lambda: claims.check(data)]
+    for refuse in (*refused, *(lambda draw=draw: draw(data) for draw in figures.FIGURES.values())):
+        with pytest.raises((RunError, figures.NotDrawable)) as refusal:
+            refuse()
+        assert words in str(refusal.value)
+        assert str(refusal.value).startswith("The figures and claims are of the plane of temperature")
+    assert not (tmp_path / "no").exists()
+    if "momentum" in axes:
+        labels = [drawn_maps(figures.loss_map(data.isel(momentum=k)))[0].get_ylabel() for k in (0, 1)]
+        assert [r"(1 - \mu)" in label for label in labels] == [False, True]
+        assert {v.verdict for v in claims.check(data.isel(momentum=1))} == {claims.ABSENT}
+
+
+def test_a_plane_given_by_learning_rates_is_the_same_plane(run):
+    rates = run.assign_coords(learning_rate=4 * run.temperature).swap_dims(temperature="learning_rate")
+    rates = of(rates, grid=Grid(learning_rate=tuple(rates.learning_rate.values), sigma_w=(0.125, 1.0, 256.0), seeds=3))
+    rates.attrs["axes"] = "learning_rate sigma_w"
+    for draw in (figures.loss_map, figures.phase_diagram):
+        ours, plain = (drawn_maps(draw(data)) for data in (rates, run))
+        for one, other in zip(ours, plain, strict=True):
+            np.testing.assert_array_equal(one.collections[0].get_array(), other.collections[0].get_array())
+            assert one.get_ylabel() == other.get_ylabel()
+    assert [v.verdict for v in claims.check(rates)] == [v.verdict for v in claims.check(run)]
+
+
+def test_what_a_run_was_not_asked_to_record_is_not_drawn_and_not_judged(tmp_path, capsys):
+    grid = Grid(temperature=(0.5, 1.0), sigma_w=(1.0, 2.0), seeds=2)
+    data = phasejax.simulate(small(grid=grid, schedule=Schedule(20), observe=FEW), progress=False)
+    (tmp_path / "new").mkdir()
+    written = figures.draw_all(data, str(tmp_path / "new"), [2, 3, 5])
+    assert [path.name for path in written] == ["fig2.pdf", "fig2.png", "fig3.pdf", "fig3.png"]
+    assert all(path.exists() for path in written), "a folder may be named by a text"
+    assert "fig5 is skipped: G_t0 is not recorded: it is not among what the run was asked" in capsys.readouterr().err
+    paper = data.assign_attrs(experiment=dataclasses.replace(Experiment(), observe=FEW).to_toml())
+    reasons = [v.reason for v in claims.check(paper)]
+    assert any("alignment is not recorded" in reason for reason in reasons)
+    with pytest.raises(RunError, match="diverged_step is not recorded"):
+        figures.loss_map(of(data.drop_vars("diverged_step"), observe=("test_loss",)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Wave:
+    """A network of one's own, with one trained matrix."""
+
+    inputs: int = 3
+    hidden: int = 4
+
+    def init(self, key, dtype="float32"):
+        return {"w": jax.random.normal(key, (self.hidden, self.inputs), dtype)}
+
+    def apply(self, weights, x):
+        features = jnp.sin(x @ weights["w"].T)
+        return features.sum(1, keepdims=True), features
+
+
+def test_a_network_of_ones_own_is_drawn_as_far_as_it_goes(tmp_path, capsys):
+    grid = Grid(temperature=(0.01, 0.1), sigma_w=(1.0, 2.0), seeds=2)
+    data = phasejax.simulate(small(network=Wave(), grid=grid, schedule=Schedule(20)), progress=False)
+    drawn = {path.stem for path in figures.draw_all(data, tmp_path)}
+    assert {"fig2", "fig3", "fig4", "fig6", "fig7", "teacher_overlaps", "against_length"} <= drawn
+    skipped = capsys.readouterr().err.splitlines()
+    assert {line.split()[0] for line in skipped} | drawn == set(figures.FIGURES)
+    assert "fig5 is skipped: alignment is not recorded: the network is not a phasejax.Network." in skipped
+    assert {v.verdict for v in claims.check(data)} == {claims.ABSENT}
+
+
 def test_an_empty_selection_is_refused(run, tmp_path):
     for selection, words in (({"seed": []}, "has no seed"), ({"step": []}, "has no step"), ({"sigma_w": 0}, "with a list")):
         with pytest.raises(RunError, match=words):
@@ -368,7 +447,7 @@ def test_an_empty_selection_is_refused(run, tmp_path):
 def test_a_layers_own_scale_is_in_its_initial_spectrum(run):
     (plain,), (scaled,) = (figures.initial_spectrum(data).axes
                            for data in (run, of(run.assign(eigenvalues=4 * run.eigenvalues),
-                                                network=Network(sigma_w_scale=(2.0,)))))  # fmt: skip
+                                                network=Network(trainable=(2,), sigma_w_scale=(2.0,)))))  # fmt: skip
     np.testing.assert_allclose([bar.get_height() for bar in scaled.patches], [bar.get_height() for bar in plain.patches])
 
 

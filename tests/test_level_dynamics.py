@@ -7,8 +7,9 @@ import pytest
 
 from phasejax import Network
 from phasejax.kernels.linalg import left_singular
-from phasejax.level_dynamics import READINGS, coulomb, level_dynamics
-from phasejax.samples import on_samples
+from phasejax.observables.level_dynamics import READINGS, coulomb, level_dynamics
+from phasejax.observables.student import on_samples
+from phasejax.tasks import mse
 
 
 def student(seed, n0=5, n1=7, n2=4, samples=60):
@@ -52,8 +53,9 @@ def test_coefficients_against_sums_over_samples():
         "released": (along_x, by_x.T @ element_wise @ by_x, abs(along_x[-1]) - abs(along_x[0])),
     }
     with jax.enable_x64(True):
-        samples = on_samples(Network(), [jnp.asarray(w), jnp.asarray(w3)], jnp.asarray(phi1), jnp.asarray(y))
-        found = level_dynamics(left_singular(jnp.asarray(w))[1], samples.u[0], samples.g[0])
+        layers = {"2": jnp.asarray(w), "3": jnp.asarray(w3)}
+        samples = on_samples(Network(), mse, layers, jnp.asarray(phi1), jnp.asarray(y))
+        found = level_dynamics(left_singular(layers["2"])[1], samples.u["2"], samples.g["2"])
     for position, reading in enumerate(READINGS):
         k, v, restoring = expected[reading]
         v_s = 2 * v[n - 1, 0] / (n - 1) ** 2  # Eq B.7 as printed, indices from 0

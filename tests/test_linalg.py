@@ -82,6 +82,16 @@ def test_signs_follow_the_rule_and_prefer_no_direction():
         assert (np.abs(found.mean(0)) < 5 / np.sqrt(n * len(w))).all()
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (70, 40)])
+def test_values_alone_are_those_with_vectors(shape):
+    """Beyond the kernel's size the library is not asked for vectors."""
+    w = matrices(shape, "float32")
+    values, vectors = batch(linalg.singular_values, w), batch(linalg.left_singular, w)[0]
+    np.testing.assert_allclose(values, vectors, rtol=0, atol=1e-5 * np.abs(vectors).max())
+    text = jax.jit(jax.vmap(linalg.singular_values)).lower(jnp.asarray(w)).as_text()
+    assert ("lapack" in text) == (shape == (70, 40) or "left_singular" not in text)
+
+
 @pytest.mark.usefixtures("route")
 def test_what_is_not_finite_has_no_spectrum_and_its_neighbours_theirs():
     w = matrices((16, 32), "float32")

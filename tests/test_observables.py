@@ -7,8 +7,9 @@ import pytest
 from conftest import small
 
 import phasejax
-from phasejax import Grid, Network, Observable, Schedule, TeacherStudent, observables
-from phasejax.experiment import ExperimentError
+from phasejax import ExperimentError, FromDraw, Grid, Network, Observable, Schedule, TeacherStudent, seed
+from phasejax.observables.standard import eigenvalues
+from phasejax.state import Task
 
 
 def test_marchenko_pastur_edges():
@@ -16,7 +17,7 @@ def test_marchenko_pastur_edges():
     sigma = 0.125
     w = sigma * np.random.default_rng(0).standard_normal((512, 1024)) / np.sqrt(1024)
     with jax.enable_x64(True):
-        x = np.array(observables.eigenvalues(jnp.asarray(w)))
+        x = np.array(eigenvalues(jnp.asarray(w)))
     low, high = sigma**2 * (1 - np.sqrt(0.5)) ** 2, sigma**2 * (1 + np.sqrt(0.5)) ** 2
     # Edges fluctuate by n^(-2/3) (Tracy-Widom), about one per cent here.
     assert x[-1] == pytest.approx(high, rel=0.02)
@@ -28,26 +29,37 @@ def test_marchenko_pastur_edges():
 def test_eigenvalues_are_those_of_w_w_transposed(shape):
     w = np.random.default_rng(1).standard_normal(shape)
     with jax.enable_x64(True):
-        x = np.array(observables.eigenvalues(jnp.asarray(w)))
+        x = np.array(eigenvalues(jnp.asarray(w)))
     np.testing.assert_allclose(x, np.linalg.eigvalsh(w @ w.T), atol=1e-12)
-    assert np.isnan(observables.eigenvalues(jnp.full(shape, jnp.nan))).all()
+    assert np.isnan(eigenvalues(jnp.full(shape, jnp.nan))).all()
+
+
+def made(experiment, label):
+    """The task of a seed."""
+
+    def make(label):
+        return seed.make_task(experiment.network, experiment.task, experiment.grid.replicas, experiment.precision, label)
+
+    return jax.jit(make)(jnp.int32(label))
 
 
 def test_the_standard_set_against_numpy():
     experiment = small(
-        grid=Grid(temperatures=(0.25, 1.0), sigma_w=(1.0, 0.125), seeds=2), schedule=Schedule(40), precision="float64"
+        grid=Grid(temperature=(0.25, 1.0), sigma_w=(1.0, 0.125), seeds=2), schedule=Schedule(40), precision="float64"
     )
     probe = Observable(
-        "probe", lambda s, t: jnp.stack([jnp.sum(s.features), s.sigma_w, s.learning_rate]), "probe", ("part",)
+        "probe",
+        lambda s, t: jnp.stack([jnp.sum(s.features), s.numbers["sigma_w"], s.numbers["learning_rate"]]),
+        "probe",
+        ("part",),
     )
-    data = phasejax.simulate(experiment, observe=[probe])
+    data = phasejax.simulate(experiment, observe=["standard", probe])
     with jax.enable_x64(True):
-        task = jax.jit(lambda label: phasejax.task.make_task(experiment, label))(jnp.int32(1))
-        captured = jax.tree.map(np.array, task)
+        captured = jax.tree.map(np.array, made(experiment, 1))
     for i, j in ((0, 0), (1, 1), (0, 1)):
         cell = data.isel(temperature=i, sigma_w=j, seed=1)
         w, w0 = cell.weights.values[-1], cell.weights.values[0]
-        w3, y = captured.teacher[-1], captured.test_targets
+        w3, y = captured.teacher["3"], captured.test_targets
         phi, phi0 = np.tanh(captured.test_features @ w.T), np.tanh(captured.test_features @ w0.T)
         field = y @ w3
         teacher = captured.test_teacher_features
@@ -65,14 +77,14 @@ def test_the_standard_set_against_numpy():
             "G_tt": np.mean(phi**2),
             "alignment": cosine(field, phi),
             "feature_overlap": cosine(phi, teacher),
-            "teacher_overlap": cosine(w, captured.teacher[1]),
+            "teacher_overlap": cosine(w, captured.teacher["2"]),
             # The window is the last epoch, 20 updates, and opened at step 20, whose weights are not in the file.
         }
         for name, value in expected.items():
             assert float(end[name]) == pytest.approx(value, rel=1e-10), name
         np.testing.assert_allclose(end.eigenvalues, np.linalg.eigvalsh(w @ w.T), rtol=1e-8)
         np.testing.assert_allclose(
-            cell.target_eigenvalues, np.linalg.eigvalsh(captured.teacher[1] @ captured.teacher[1].T), rtol=1e-8
+            cell.target_eigenvalues, np.linalg.eigvalsh(captured.teacher["2"] @ captured.teacher["2"].T), rtol=1e-8
         )
         assert float(cell.full_gradient_norm[-1]) == pytest.approx(np.linalg.norm(delta), rel=1e-10)
         np.testing.assert_allclose(end.probe, [phi.sum(), float(cell.sigma_w), float(cell.learning_rate)], rtol=1e-10)
@@ -125,10 +137,11 @@ def test_ones_own_observable_must_have_a_name_of_its_own():
 
 
 def test_scales_of_layers():
-    draws = (jnp.ones((2, 3)), jnp.ones((4, 2)))
-    task = phasejax.task.Task(*[jnp.zeros(())] * 2, draws, *[jnp.zeros(())] * 5)
-    starts = phasejax.task.start(Network((3, 2, 4, 1), "tanh", (1, 2), sigma_w_scale=(1.0, 0.25)), task, jnp.float32(8.0))
-    assert [float(w[0, 0]) for w in starts] == [8.0, 2.0]
+    draws = {"1": jnp.ones((2, 3)), "2": jnp.ones((4, 2))}
+    task = Task(0, {}, draws, {}, {}, (), (), ())
+    network = Network((3, 2, 4, 1), "tanh", (1, 2), sigma_w_scale=(1.0, 0.25))
+    starts = seed.start(network, FromDraw(), task, jnp.int32(0), jnp.float32(8.0))
+    assert {name: float(w[0, 0]) for name, w in starts.items()} == {"1": 8.0, "2": 2.0}
 
 
 def test_an_observable_must_give_what_it_declares():
@@ -149,6 +162,6 @@ def test_an_observable_must_give_what_it_declares():
 
 def test_seeds_have_data_of_their_own_and_share_the_test_inputs():
     experiment = small(task=TeacherStudent(samples=8, test_samples=4), network=Network(trainable=(1,)))
-    tasks = jax.vmap(lambda label: phasejax.task.make_task(experiment, label))(jnp.arange(2, dtype=jnp.int32))
-    assert (tasks.test_features[0] == tasks.test_features[1]).all()
-    assert not (tasks.features[0] == tasks.features[1]).any()
+    first, second = (made(experiment, label) for label in (0, 1))
+    assert (first.test_features == second.test_features).all()
+    assert not (first.features == second.features).any()

@@ -15,7 +15,7 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import few, small
+from conftest import FEW, observed, small
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,8 +32,7 @@ from phasejax import (
 from phasejax.files import durable, netcdf, slabs
 from phasejax.files.layout import discard, paths, slabs_in
 from phasejax.files.reading import progress, read_experiment
-
-KILLS = 30
+from phasejax.identity import Identity
 
 
 def in_a_process(processes, function, *arguments):
@@ -49,7 +48,7 @@ def train(out, moment, delay, cut):
 
     A run that is cut begins whole, goes on in two slabs, and is merged.
     """
-    phasejax.observables.standard = few
+    observed["by small"] = FEW
     events = itertools.count(1)
 
     def dangerous(function):
@@ -93,17 +92,18 @@ def processes():
 
 
 @pytest.mark.usefixtures("few_observables")
-def test_killed_at_any_moment_it_goes_on_to_the_same_file(processes, tmp_path):
-    random, runs, kills = np.random.default_rng(0), 0, 0
+@pytest.mark.parametrize("most", [6, pytest.param(40, marks=pytest.mark.long)])
+def test_killed_at_any_moment_it_goes_on_to_the_same_file(processes, tmp_path, most):
+    random, runs, kills = np.random.default_rng(most), 0, 0
     expected = phasejax.simulate(small()).drop_attrs()
-    while kills < KILLS or not runs:
+    while kills < most or not runs:
         out = tmp_path / f"run{runs}"
-        moment = int(random.integers(1, 90)) if kills < KILLS else 0
+        moment = int(random.integers(1, 90)) if kills < most else 0
         delay = random.choice([0, random.uniform(0, 0.01)])
         process = processes.Process(target=train, args=(out, moment, delay, bool(runs % 2)))
         process.start()
         # Some die in a moment that has nothing to do with files.
-        process.join(random.uniform(0.2, 3) if kills < KILLS and kills % 5 == 4 else 120)
+        process.join(random.uniform(0.2, 3) if kills < most and kills % 5 == 4 else 120)
         process.kill()
         process.join()
         if process.exitcode == -signal.SIGKILL:
@@ -205,8 +205,10 @@ def test_a_run_begun_with_another_engine_names_it(tmp_path):
 def test_a_checkpoint_of_another_version_is_not_loaded(tmp_path, monkeypatch):
     stopped(small(), tmp_path / "run")
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
-    monkeypatch.setattr("phasejax.simulation.source", lambda: "another")
-    with pytest.raises(StoreError, match="begun with another version, engine or set of observables: --overwrite"):
+    monkeypatch.setattr("phasejax.simulation.identify", lambda *_: Identity("another", "version"))
+    with pytest.raises(
+        StoreError, match=r"begun with other programs than these settings make here \(another version.*--overwrite"
+    ):
         phasejax.simulate(small(), tmp_path / "run", resume=True)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
 
@@ -253,12 +255,12 @@ def test_memory_stays_flat_over_a_thousand_records(tmp_path):
     )
     experiment = small(
         task=TeacherStudent(samples=8000, test_samples=4),
-        grid=Grid(temperatures=(0.5, 1.0), sigma_w=(1.0,), seeds=3),
+        grid=Grid(temperature=(0.5, 1.0), sigma_w=(1.0,), seeds=3),
         schedule=Schedule(steps=1800, records_per_decade=1000),
     )
-    assert len(experiment.record_steps()) > 1000
+    assert len(experiment.ladder.records()) > 1000
     seen = []
-    phasejax.simulate(experiment, tmp_path / "run", observe=[large], checkpoint_seconds=0.2,
+    phasejax.simulate(experiment, tmp_path / "run", observe=[*FEW, large], checkpoint_seconds=0.2,
                       interrupted=lambda: seen.append(memory())).close()  # fmt: skip
     # The allocator takes a few tens of megabytes now and then, and gives them back. Half of the records are 60 MB.
     quarter = len(seen) // 4
@@ -306,8 +308,10 @@ numbers = st.one_of(st.integers(-3, 2**70), st.floats(), st.booleans(), st.text(
 values = st.recursive(numbers, lambda inner: st.lists(inner, max_size=3), max_leaves=4)
 
 
-def fields(part):
-    return st.dictionaries(st.sampled_from([*vars(part), "nonsense"]), values, max_size=3)
+def fields(table):
+    names = st.sampled_from([*table, "kind", "nonsense"])
+    kinds = st.sampled_from(["Digits", "Arrays", "FromTeacher", "FromRun", "Network", "mine:Thing", "os:system", "a:b:c"])
+    return st.dictionaries(names, st.one_of(values, kinds), max_size=3)
 
 
 @st.composite
@@ -317,9 +321,12 @@ def settings_files(draw):
 
     if draw(st.booleans()):
         return draw(st.text(max_size=60))
-    plain = Experiment()
-    parts = {name: draw(fields(getattr(plain, name))) for name in ("network", "task", "sgd", "grid", "schedule")}
-    parts |= draw(st.dictionaries(st.sampled_from(["precision", "grid", "other"]), values, max_size=1))
+    tables = {name: table for name, table in Experiment().to_tables().items() if isinstance(table, dict)}
+    tables["grid"] |= dict.fromkeys(["learning_rate", "momentum", "weight_decay"])
+    tables["task"] |= dict.fromkeys(["path", "x"])
+    tables["start"] |= dict.fromkeys(["path", "at", "along", "perturbation"])
+    parts = {name: draw(fields(table)) for name, table in tables.items()}
+    parts |= draw(st.dictionaries(st.sampled_from(["precision", "observe", "grid", "other"]), values, max_size=1))
     return tomli_w.dumps(parts)
 
 

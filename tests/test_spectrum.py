@@ -23,7 +23,7 @@ def test_the_layer_looked_at_is_the_last_with_a_spectrum(finished):
     experiment, path = finished
     with xr.open_dataset(path) as data:
         for network, suffix, scale in (
-            (Network(), "", 1),
+            (Network(trainable=(2,)), "", 1),
             (Network((3, 8, 6, 4, 2), "relu", (2, 3), (0.5, 3.0)), "_3", 3),
             (Network((3, 8, 6, 1), "tanh", (1, 3), (0.5, 3.0)), "_1", 0.5),
             (Network((3, 8, 6, 1), "tanh", (3,)), "", 1),

@@ -1,53 +1,66 @@
-"""Ways to advance the State: equal in result, different in speed."""
+"""Ways to advance the State: equal in result, different in speed.
+
+An engine is an object with a name and two functions: `why_not`, a reason without its full stop or None, and `advance`, the
+function of one shard (`phasejax.state.Advance`), which is compiled once if equal experiments get the very same.
+"""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Protocol
 
+from phasejax.checks import refuse
 from phasejax.engines import autodiff, fused, native, pallas
-from phasejax.ensemble import Advance
-from phasejax.experiment import EngineName, Experiment, refuse
+from phasejax.experiment import Experiment
+from phasejax.state import Advance
 
 
-class Engine(NamedTuple):
-    """An engine that applies to an experiment on some devices."""
+class Engine(Protocol):
+    """What an engine is; a module or an instance."""
 
     name: str
-    advance: Advance
-    """Equal experiments get the very same function, so that it is compiled once."""
-    passed_over: str
-    """Why no faster engine was taken, one sentence each; empty if there is none."""
+
+    def why_not(self, experiment: Experiment, devices: Sequence[Any], /) -> str | None:
+        """Why it does not apply, or None if it does."""
+        ...
+
+    def advance(self, experiment: Experiment, devices: Sequence[Any], /) -> Advance:
+        """The function that trains one shard's students."""
+        ...
 
 
-def choose(experiment: Experiment, name: EngineName, devices: Sequence[Any]) -> Engine:
-    """The engine of this name, or with "auto" the fastest that applies.
+BUILT_IN: dict[str, Any] = {engine.name: engine for engine in (native, pallas, fused, autodiff)}
+"""Engines by name, the fastest first."""
+
+
+class Choice(NamedTuple):
+    """The engine taken."""
+
+    engine: Any
+    passed_over: str = ""
+    """Why no faster one was taken, a sentence each; empty if there is none."""
+
+
+def choose(experiment: Experiment, engine: str | Engine, devices: Sequence[Any]) -> Choice:
+    """An engine by name, or an object as it is; with "auto" the fastest that applies.
 
     Raises:
-        ExperimentError: the engine named does not apply, or there is none of that name.
+        ExperimentError: the engine does not apply, or there is none of that name.
     """
-    if name not in get_args(EngineName):
-        raise refuse("engine", name, f"choose from {', '.join(get_args(EngineName))}")
-    on_cpu = devices[0].platform == "cpu"
-    why_not = {
-        "native": lambda: native.why_not(experiment, on_cpu),
-        "pallas": lambda: pallas.why_not(experiment, devices[0]),
-        "fused": lambda: fused.why_not(experiment),
-        "autodiff": lambda: None,
-    }
-    candidates = ("native" if on_cpu else "pallas", "fused", "autodiff")  # the fastest first
-    passed_over = ""
-    if name == "auto":
-        reasons = {candidate: why_not[candidate]() for candidate in candidates}
-        name = next(candidate for candidate, reason in reasons.items() if reason is None)  # type: ignore[assignment]
-        passed_over = " ".join(f"Not {other}: {why}." for other, why in reasons.items() if why)
-    elif reason := why_not[name]():
-        usable = " or ".join(candidate for candidate in candidates if why_not[candidate]() is None)
-        raise refuse("engine", name, f"{reason}; here {usable} can be used")
-    match name:
-        case "native":
-            return Engine(name, native.engine(experiment), passed_over)
-        case "pallas":
-            return Engine(name, pallas.engine(), passed_over)
-        case "fused":
-            return Engine(name, fused.engine(on_cpu), passed_over)
-        case _:
-            return Engine("autodiff", autodiff.engine(experiment.network, experiment.sgd, on_cpu), passed_over)
+    if not isinstance(engine, str):
+        for attribute in ("name", "why_not", "advance"):
+            if not hasattr(engine, attribute):
+                raise refuse("engine", engine, f"an engine has a name, why_not and advance, and this has no {attribute}")
+        if reason := engine.why_not(experiment, devices):
+            raise refuse("engine", engine.name, reason)
+        return Choice(engine)
+    if engine not in ("auto", *BUILT_IN):
+        raise refuse("engine", engine, f"choose from {', '.join(('auto', *BUILT_IN))}, or give an engine of your own")
+    elsewhere = "pallas" if devices[0].platform == "cpu" else "native"  # was not passed over, but is for other devices
+    reasons = {name: one.why_not(experiment, devices) for name, one in BUILT_IN.items()}
+    if engine == "auto":
+        name = next(name for name, reason in reasons.items() if reason is None)
+        faster = list(reasons)[: list(reasons).index(name)]
+        return Choice(BUILT_IN[name], " ".join(f"Not {other}: {reasons[other]}." for other in faster if other != elsewhere))
+    if reason := reasons[engine]:
+        usable = " or ".join(name for name, why in reasons.items() if why is None)
+        raise refuse("engine", engine, f"{reason}; here {usable} can be used")
+    return Choice(BUILT_IN[engine])

@@ -8,6 +8,7 @@ JAX calls the Triton backend of Pallas deprecated. Nothing outside this module k
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,9 +17,10 @@ from jax import Array
 
 from phasejax.engines import fused
 from phasejax.engines.autodiff import first_divergence
-from phasejax.ensemble import Advance, State
 from phasejax.experiment import Experiment
-from phasejax.task import Batches, Task
+from phasejax.state import Advance, Batches, Cells, Clock, State, Task
+
+name = "pallas"
 
 # 32-bit registers that each of the 32 lanes has for weights and gradient factors, out of 255 for everything. Compiled for
 # sm_90, larger networks and batches spill at 160.
@@ -27,8 +29,9 @@ _REGISTERS = 144
 _MOST_SAMPLES = 16
 
 
-def why_not(experiment: Experiment, device: Any) -> str | None:
-    """A sentence why this engine does not apply to an experiment on a device, or None if it does."""
+def why_not(experiment: Experiment, devices: Sequence[Any]) -> str | None:
+    """A sentence why this engine does not apply to an experiment on some devices, or None if it does."""
+    device = devices[0]
     # XLA compiles Triton from Ampere on; AMD's GPUs, whose capability reads "gfx...", have never been tried.
     major = device.compute_capability.partition(".")[0] if device.platform == "gpu" else ""
     if not major.isdigit() or int(major) < 8:
@@ -91,36 +94,40 @@ def _kernel(
     w_out[...], loss_sum_out[...], diverged_out[...] = jax.lax.fori_loop(0, n_steps, body, carry)
 
 
-@functools.cache
-def engine(interpret: bool = False) -> Advance:
-    """The `advance` of one shard; the shapes come with the arrays.
+def advance(experiment: Experiment, devices: Sequence[Any] = (), interpret: bool = False) -> Advance:
+    """The `advance` of one shard.
 
     Args:
+        experiment: one to which this engine applies.
+        devices: where.
         interpret: run the kernel's arithmetic in plain XLA on any device, slowly.
     """
+    (trained,) = experiment.network.trained
+    return _advance(trained, experiment.network.readout, interpret)
+
+
+@functools.cache
+def _advance(trained: str, last: str, interpret: bool) -> Advance:
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
-    def advance(
-        state: State, tasks: Task, batches: Batches, rates: Array, step: Array, first: Array, n_steps: Array
-    ) -> State:
-        weights = state.weights[0]
-        seeds, temperatures, sigmas, n2, n1 = weights.shape
+    def advance(state: State, tasks: Task, batches: Batches, given: Cells, clock: Clock) -> State:
+        weights = state.weights[trained]
+        seeds, cells, n2, n1 = weights.shape
         steps, batch = batches.features.shape[1:3]
         block = _block_cells(n1, n2, batch, weights.dtype.itemsize)
         n1_, n2_ = _power_of_two(n1), _power_of_two(n2)
-        cells = temperatures * sigmas
         cells_ = -(-cells // block) * block
 
         # What is padded is zero: it adds nothing to a sum, has learning rate 0, and is cut off at the end.
         # With nodes last, Triton gives a lane all of n1 for a few nodes of one cell: sums over n1 stay within the lane.
         inputs = (
-            jnp.stack([step, first, n_steps]),
-            _padded(weights.reshape(seeds, cells, n2, n1).swapaxes(2, 3), (seeds, cells_, n1_, n2_)),
-            _padded(state.loss_sum.reshape(seeds, cells), (seeds, cells_)),
-            _padded(state.diverged_step.reshape(seeds, cells), (seeds, cells_)),
-            _padded(tasks.teacher[-1][:, 0], (seeds, n2_)),
-            _padded(jnp.repeat(rates, sigmas) / batch, (cells_,)),
+            jnp.stack([clock.step, clock.first, clock.steps]),
+            _padded(weights.swapaxes(2, 3), (seeds, cells_, n1_, n2_)),
+            _padded(state.loss_sum, (seeds, cells_)),
+            _padded(state.diverged_step, (seeds, cells_)),
+            _padded(tasks.frozen[last][:, 0], (seeds, n2_)),
+            _padded(given.numbers["learning_rate"] / batch, (cells_,)),
             *[_padded(batches.features, (seeds, steps, batch, n1_))] * 2,
             batches.targets[..., 0],
         )
@@ -146,11 +153,10 @@ def engine(interpret: bool = False) -> Advance:
             compiler_params=triton.CompilerParams(num_warps=1, num_stages=1),
             interpret=interpret,
         )(*inputs)
-        shape = (seeds, temperatures, sigmas)
         return state._replace(
-            weights=(w[:, :cells, :n1, :n2].swapaxes(2, 3).reshape(weights.shape),),
-            loss_sum=loss_sum[:, :cells].reshape(shape),
-            diverged_step=diverged[:, :cells].reshape(shape),
+            weights={trained: w[:, :cells, :n1, :n2].swapaxes(2, 3)},
+            loss_sum=loss_sum[:, :cells],
+            diverged_step=diverged[:, :cells],
         )
 
     return advance

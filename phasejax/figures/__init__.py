@@ -81,7 +81,7 @@ def chosen(only: Sequence[int | str] | None) -> list[str]:
 
 def draw_all(
     dataset: xr.Dataset,
-    folder: Path,
+    folder: str | Path,
     only: Sequence[int | str] | None = None,
     *,
     step: int | None = None,
@@ -118,12 +118,13 @@ def draw_all(
         raise RunError(f"Nothing is left to draw: {'; '.join(skipped)}.")
     for reason in skipped:
         print(f"{reason}.", file=sys.stderr)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [path for name, figure in drawn.items() for path in save(figure, folder / name)]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return [path for name, figure in drawn.items() for path in save(figure, Path(folder) / name)]
 
 
-def save(figure: Figure | FuncAnimation, path: Path) -> list[Path]:
+def save(figure: Figure | FuncAnimation, path: str | Path) -> list[Path]:
     """Save a figure as PDF and PNG, an animation as GIF, under a path without its suffix; returns the files."""
+    path = Path(path)
     with matplotlib.style.context(STYLE_SHEET):
         if isinstance(figure, FuncAnimation):
             figure.save(path.with_suffix(".gif"), PillowWriter(fps=3), dpi=150)

@@ -18,7 +18,7 @@ from phasejax.figures.style import (
     temperature_axis,
     training_length,
 )
-from phasejax.records import activation, layer, until
+from phasejax.records import activation, layer, settings, until
 from phasejax.spectrum import layer_sigma_w, marchenko_pastur, marchenko_pastur_edges
 
 # The paper's cells: temperature (or learning rate) and 1/sigma_W.
@@ -84,6 +84,8 @@ def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
 def initial_spectrum(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     """Eigenvalues of all students at step 0 in units of sigma_W^2, against the Marchenko-Pastur density (Eq 4.2)."""
     dataset = until(dataset, step)
+    if "kind" in settings(dataset)["network"]:
+        raise NotDrawable("a network of one's own need not start from Gaussian matrices")
     own, axis = layer(dataset), temperature_axis(dataset)[0]
     ratio = own.nodes / own.inputs
     if ratio > 1:

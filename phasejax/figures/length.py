@@ -15,7 +15,7 @@ from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_contours
 from phasejax.figures.ensemble import nearest, sound, summary
 from phasejax.figures.maps import TEST_LOSS, draw_map
 from phasejax.figures.style import ONE_COLUMN, TWO_COLUMNS, NotDrawable, house_style, new_figure, training_length
-from phasejax.records import layer, require, until
+from phasejax.records import layer, require, until, why_not_recorded
 from phasejax.spectrum import memory
 
 FORGOTTEN: Look = ("1.0", ":")
@@ -57,7 +57,7 @@ def plane(dataset: xr.Dataset, reading: str) -> Plane:
     lines: list[tuple[xr.DataArray, float, Look, str]] = []
     if "temperature" in dataset.coords:
         lines = [(summary(sound(dataset, memory(dataset)), "mean")[0].load(), 0.5, FORGOTTEN, "memory $C = 1/2$")]
-        if layer(dataset).nodes > 1:
+        if layer(dataset).nodes > 1 and not why_not_recorded(dataset, "restoring") + why_not_recorded(dataset, "V_S"):
             require(dataset, "restoring", "V_S")
             share = boundaries.fraction(dataset, reading).fraction
             lines.append((share, boundaries.SIGMAS[0], ONE_SIGMA, f"68 % converged ({reading})"))

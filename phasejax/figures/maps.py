@@ -24,7 +24,7 @@ from phasejax.figures.style import (
     temperature_axis,
     training_length,
 )
-from phasejax.records import grid_axis, layer, until
+from phasejax.records import grid_axis, layer, settings, until
 from phasejax.spectrum import memory, rate, trace_ratio
 
 Scale = Literal["linear", "log", "signed"]
@@ -126,9 +126,10 @@ def maps(dataset: xr.Dataset, panels: dict[str, tuple[xr.DataArray, Scale]], sta
 
 @house_style("test_loss")
 def loss_map(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
-    """Fig 2: test loss in the (1/sigma_W, T) plane, with the factor 1/2 of Eq 2.6 (twice this is published); dark is low."""
+    """Fig 2: test loss in the (1/sigma_W, T) plane, with the factor 1/2 of Eq 2.6 (twice this is published) if it is mse."""
     dataset = until(dataset, step)
-    return maps(dataset, {TEST_LOSS + HALF: (dataset.test_loss, "log")}, statistic)
+    half = HALF if settings(dataset)["task"].get("loss", "mse") == "mse" else ""
+    return maps(dataset, {TEST_LOSS + half: (dataset.test_loss, "log")}, statistic)
 
 
 @house_style("G_t0", "alignment")

@@ -10,7 +10,7 @@ import matplotlib.style
 import xarray as xr
 from matplotlib.figure import Figure
 
-from phasejax.records import LEVEL_DYNAMICS, grid_axis, layer, require, settings
+from phasejax.records import LEVEL_DYNAMICS, NotRecordedError, grid_axis, layer, require, settings
 
 ONE_COLUMN, TWO_COLUMNS = 3.375, 7.0
 """Widths of a figure in inches."""
@@ -46,12 +46,15 @@ def house_style(*needs: str) -> Callable[[Callable[..., Any]], Draw]:
     def decorate(draw: Callable[..., Any]) -> Draw:
         @functools.wraps(draw)
         def styled(dataset: xr.Dataset, **options: Any) -> Any:
-            optimiser = settings(dataset)["sgd"]["optimiser"]
-            if "temperature" in needs and optimiser != "sgd":
-                raise NotDrawable(f"the run was trained with {optimiser}, which defines no temperature")
+            optimizer = settings(dataset)["sgd"]["optimizer"]
+            if "temperature" in needs and optimizer != "sgd":
+                raise NotDrawable(f"the run was trained with {optimizer}, which defines no temperature")
             if set(needs) & set(LEVEL_DYNAMICS) and layer(dataset).nodes < 2:
                 raise NotDrawable(ONE_LEVEL)
-            require(dataset, *needs)
+            try:
+                require(dataset, *needs)
+            except NotRecordedError as reason:
+                raise NotDrawable(str(reason).rstrip(".")) from None
             with matplotlib.style.context(STYLE_SHEET):
                 return draw(dataset, **options)
 
@@ -75,7 +78,8 @@ def power_of_two(value: float) -> str:
 def temperature_axis(dataset: xr.Dataset | xr.DataArray) -> tuple[str, str]:
     """Name and label of the axis along which the learning rate grows."""
     if grid_axis(dataset) == "temperature":
-        return "temperature", r"$T = \epsilon/|\mathcal{B}|$"
+        heavy = "momentum" in dataset.coords and bool((dataset.momentum != 0).any())
+        return "temperature", r"$T = \epsilon/|\mathcal{B}|" + (r"(1 - \mu)$" if heavy else "$")
     return "learning_rate", r"learning rate $\epsilon$"
 
 

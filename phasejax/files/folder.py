@@ -2,23 +2,24 @@
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phasejax.experiment import Experiment
 from phasejax.files import netcdf
 from phasejax.files.durable import StoreError, atomically, existing_parent, held, make, refuse_if_written, size
 from phasejax.files.layout import STUB, discard, discard_slabs, own_files, paths, segments, states, step_of
 from phasejax.files.netcdf import DamagedError, Record
-from phasejax.files.reading import finished, is_run, read_experiment
-from phasejax.files.state import Checkpoint, identity, load, save
+from phasejax.files.reading import can_go_on, finished, is_run, read_experiment
+from phasejax.files.schema import STEP_AXES
+from phasejax.files.state import Checkpoint, identity_of, load, save
 
 if TYPE_CHECKING:
+    from phasejax.identity import Identity
     from phasejax.observables import Observable
 
 _KEPT_STATES = 2
@@ -47,17 +48,15 @@ class Store:
         experiment: Experiment,
         fields: Sequence["Observable"],
         attributes: Mapping[str, str],
+        identity: "Identity",
         resume: bool = False,
         overwrite: bool = False,
         space: int = 0,
     ) -> None:
         self.folder, self.file = paths(out)
         self._experiment, self._fields, self._attributes = experiment, fields, attributes
-        schema = [(f.name, f.dims, f.when) for f in fields]
-        made_by = [attributes.get(name) for name in ("source", "engine")]
-        self._made_by = hashlib.sha256(repr((schema, made_by)).encode()).hexdigest()
-        """What a state must have been made by to be gone on with."""
-        self._identity = identity(experiment.identity, self._made_by)
+        self._run, self._programs = identity
+        self._identity = identity_of(self._run, experiment.grid.labels)
         self._space = space
         check(out, experiment, resume, overwrite)
         self._require(overwrite)
@@ -114,22 +113,28 @@ class Store:
             save(temporary, self._of_a_state(), checkpoint)
 
     def _of_a_segment(self) -> dict[str, str]:
-        return {"identity": self._identity, "phasejax_version": self._attributes.get("phasejax_version", "unknown")}
+        same = {name: self._attributes.get(name, "") for name in ("phasejax_version", "axes", "not_recorded")}
+        return {"identity": self._identity, **same}
 
     def _of_a_state(self) -> dict[str, str]:
-        return {**self._of_a_segment(), "made_by": self._made_by, "engine": self._attributes.get("engine", "unknown")}
+        engine = self._attributes.get("engine", "unknown")
+        return {**self._of_a_segment(), "run": self._run, "programs": self._programs, "engine": engine}
 
     def take_over(self, whole: str | Path) -> None:
-        """Begin where a run of more seeds stands, of which these are some; from step 0 where it has no state.
+        """Begin where a run of more seeds stands, of which these are some, or where a shorter one ended.
+
+        From step 0 where it has no state.
 
         Raises:
-            StoreError: it is being written, or damaged.
+            StoreError: it is being written, was made by something else, or is damaged.
         """
-        folder, _ = paths(whole)
+        folder, file = paths(whole)
+        if file.exists():
+            return self._lengthen(file)
         experiment = read_experiment(whole)
         # Several processes may take their seeds from one run at the same time.
         with held(folder, fcntl.LOCK_SH):
-            of_whole = identity(experiment.identity, self._made_by)
+            of_whole = identity_of(self._run, experiment.grid.labels)
             checkpoint = self._newest(folder, of_whole)
             if checkpoint is None:
                 return
@@ -143,6 +148,22 @@ class Store:
                 raise StoreError(f"{error}: delete the states in {folder}, and --resume trains these seeds anew.") from None
         leaves = {name: leaf[seeds] for name, leaf in checkpoint.leaves.items()}
         self._save(checkpoint._replace(leaves=leaves, speed=0.0))
+
+    def _lengthen(self, file: Path) -> None:
+        """Begin where a finished run ended that was shorter, and otherwise the same."""
+        shorter = read_experiment(file)
+        first = self._experiment.grid.first_seed - shorter.grid.first_seed
+        seeds = slice(first, first + self._experiment.grid.seeds)
+        checkpoint, made_by = final_state(file, seeds)
+        for name, ours in (("engine", self._attributes.get("engine")), ("programs", self._programs)):
+            if made_by.get(name) != ours:
+                raise StoreError(f"{file} was made with {name} {made_by.get(name)}, and would go on with {ours}: only the "
+                                 "same goes on with it.")  # fmt: skip
+        stops = self._experiment.stops()
+        rows = {axis: [s.step for s in stops if s.record and when in s.occasions()] for when, axis in STEP_AXES.items()}
+        with atomically(self.folder / f"records-{checkpoint.step}.nc", self.folder, self._space) as temporary:
+            netcdf.concatenate([file], temporary, self._of_a_segment(), seeds, rows=rows)
+        self._save(checkpoint)
 
     def consolidate(self) -> Path:
         """Stream all segments into the finished file, with the state at the end, and remove the folder.
@@ -195,14 +216,14 @@ class Store:
                 if (engine := header.get("engine")) != self._attributes.get("engine"):
                     raise StoreError(f"{folder} was begun with engine {engine}: --engine {engine} goes on with it, "
                                      "--overwrite starts anew.")  # fmt: skip
-                raise StoreError(f"{folder} was begun with another version, engine or set of observables: --overwrite "
-                                 "starts anew.")  # fmt: skip
+                raise StoreError(f"{folder} was begun with other programs than these settings make here (another version, "
+                                 "or another function of the same name): --overwrite starts anew.")  # fmt: skip
             return checkpoint
         return None
 
 
-def final_state(file: Path, seeds: slice = slice(None)) -> Checkpoint:
-    """The training state at the end of a finished run, of all or some of its seeds.
+def final_state(file: Path, seeds: slice = slice(None)) -> tuple[Checkpoint, dict[str, Any]]:
+    """The training state at the end of a finished run, of all or some of its seeds, and what its header says besides.
 
     Raises:
         StoreError: the file has none, or it is damaged.
@@ -211,7 +232,7 @@ def final_state(file: Path, seeds: slice = slice(None)) -> Checkpoint:
         header, leaves = netcdf.state(file, seeds)
     except DamagedError as error:
         raise StoreError(f"{error}: only training the run again gives it back.") from None
-    return Checkpoint(header["step"], header["marked_step"], leaves)
+    return Checkpoint(header["step"], header["marked_step"], leaves), header
 
 
 def check(out: str | Path, experiment: Experiment, resume: bool = False, overwrite: bool = False) -> None:
@@ -228,7 +249,10 @@ def check(out: str | Path, experiment: Experiment, resume: bool = False, overwri
     if not overwrite and not resume and (file.exists() or started):
         there = file if file.exists() else folder
         raise StoreError(f"{there} exists already: --resume {folder} goes on with it, --overwrite starts anew.")
-    if resume and (file.exists() or started) and read_experiment(out) != experiment:
+    begun = read_experiment(out) if resume and (file.exists() or started) else experiment
+    if begun.to_toml() != experiment.to_toml() and not (
+        file.exists() and not started and can_go_on(file, begun, experiment)
+    ):
         raise StoreError(f"{folder} holds another experiment, whose settings cannot be changed: choose another --out.")
     if resume:
         finished(out, experiment)

@@ -1,7 +1,7 @@
 """How a run lies in netCDF files, and files that continue each other made into one.
 
-This is the one place where arrays turn from compute order (seed, temperature, sigma_w) to file order (step, temperature,
-sigma_w, seed). Files are made under the name given, whole or in part; `folder` sees to it that only whole ones are kept.
+This is the one place where arrays turn from compute order (seed, cell) to file order (step, the axes of the
+grid, seed). Files are made under the name given, whole or in part; `folder` sees to it that only whole ones are kept.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import netCDF4
 import numpy as np
 
 from phasejax.experiment import Experiment
-from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, coordinates, own_axes, refuse_newer, temperature_axis
+from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, coordinates, own_axes, refuse_newer
 from phasejax.files.state import Digest
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Record(NamedTuple):
 
     step: int
     values: Mapping[str, Any]
-    """Arrays (seed, temperature, sigma_w, ...) by name; (seed, ...) for what is recorded once."""
+    """Arrays (seed, cell, ...) by name; (seed, ...) for what is recorded once."""
 
 
 def write(
@@ -47,12 +47,12 @@ def write(
     attributes: Mapping[str, str],
 ) -> None:
     """Write records of an experiment, uncompressed."""
-    axis, grid = temperature_axis(experiment), experiment.grid
+    grid = experiment.grid
     steps = {name: [] for name in STEP_AXES.values()}
-    sizes = {axis: len(experiment.learning_rates), "sigma_w": len(grid.sigma_w), "seed": grid.seeds}
+    sizes = {name: len(axis) for name, axis in grid.axes.items()} | {"seed": grid.seeds}
     rows = {field.name: [r.values[field.name] for r in records if field.name in r.values] for field in fields}
     for record in records:
-        for when in {field.when for field in fields if field.name in record.values} & set(STEP_AXES):
+        for when in {"records"} | {field.when for field in fields if field.name in record.values} & set(STEP_AXES):
             steps[STEP_AXES[when]].append(record.step)
     own = {}
     for field in fields:
@@ -68,15 +68,16 @@ def write(
         for field in fields:
             if not rows[field.name]:
                 continue
-            dims = ("seed",) if field.when == "once" else (STEP_AXES[field.when], axis, "sigma_w", "seed")
+            dims = ("seed",) if field.when == "once" else (STEP_AXES[field.when], *grid.axes, "seed")
             described = {"units": field.units, "long_name": field.long_name, "paper_equation": field.equation}
             variable = _variable(nc, field.name, rows[field.name][0].dtype, dims + field.dims, described)
             for row, values in enumerate(rows[field.name]):
                 if field.when == "once":
                     variable[:] = values
                 else:
-                    # (seed, temperature, sigma_w, ...) -> (temperature, sigma_w, seed, ...)
-                    variable[row] = np.moveaxis(values, 0, 2)
+                    # (seed, cell, ...) -> (the grid's axes, seed, ...)
+                    by_axes = values.reshape(len(values), *grid.shape, *values.shape[2:])
+                    variable[row] = np.moveaxis(by_axes, 0, len(grid.shape))
         named = {"coordinates": " ".join(name for name, dims, _, _ in axes if dims != (name,))}
         nc.setncatts({**attributes, "format_version": FORMAT_VERSION, **named})
 
@@ -87,6 +88,7 @@ def concatenate(
     attributes: Mapping[str, str],
     seeds: slice = slice(None),
     identity: str | None = None,
+    rows: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Stream files whose records follow each other into one, compressed, a record at a time.
 
@@ -96,34 +98,39 @@ def concatenate(
         attributes: its global attributes.
         seeds: which of the seeds.
         identity: that of the run they are of.
+        rows: the steps to keep, by step axis; all if None.
 
     Raises:
         DamagedError: a source cannot be read or is of another run, or there is none.
     """
     if not sources:
         raise DamagedError(f"there are no records to make {target.name} of")
-    axes, rows = set(STEP_AXES.values()), dict.fromkeys(STEP_AXES.values(), 0)
+    axes, sizes = set(STEP_AXES.values()), dict.fromkeys(STEP_AXES.values(), 0)
+
+    def chosen(nc: netCDF4.Dataset, axis: str) -> list[int]:
+        return [k for k, step in enumerate(nc[axis][:].tolist()) if rows is None or step in rows[axis]]
+
     for source in sources:
         with _read(source) as nc:
             if identity is not None and ("identity" not in nc.ncattrs() or nc.getncattr("identity") != identity):
                 raise DamagedError(f"{source} has records of another run")
             for axis in axes:
-                rows[axis] += len(nc.dimensions[axis])
+                sizes[axis] += len(chosen(nc, axis))
             kept = len(range(len(nc.dimensions["seed"]))[seeds])
-    with _read(sources[0]) as first, _create_like(target, first, {**rows, "seed": kept}, attributes) as made:
-        rows = dict.fromkeys(rows, 0)
+    with _read(sources[0]) as first, _create_like(target, first, {**sizes, "seed": kept}, attributes) as made:
+        done = dict.fromkeys(axes, 0)
         for source in sources:
             with _read(source) as nc:
                 for name, variable in nc.variables.items():
                     where = tuple(seeds if dim == "seed" else slice(None) for dim in variable.dimensions)
                     if variable.dimensions and variable.dimensions[0] in axes:
-                        row = rows[variable.dimensions[0]]
-                        for k in range(variable.shape[0]):
-                            made[name][row + k] = _values(source, variable, k, *where[1:])
+                        row = done[variable.dimensions[0]]
+                        for k, of_source in enumerate(chosen(nc, variable.dimensions[0])):
+                            made[name][row + k] = _values(source, variable, of_source, *where[1:])
                     elif source is sources[0]:
                         made[name][...] = _values(source, variable, *where)
-                for axis in rows:
-                    rows[axis] += len(nc.dimensions[axis])
+                for axis in axes:
+                    done[axis] += len(chosen(nc, axis))
 
 
 def merge(
@@ -135,7 +142,7 @@ def merge(
         sources: the files, in the order of their seeds.
         target: the file to make.
         attributes: its global attributes.
-        identify: gives the identity of the whole, from that of what made it.
+        identify: gives the identity of the whole, from that of the run its parts are of.
 
     Raises:
         DamagedError: a source cannot be read, or has other records, or another kind of state, than the first.
@@ -185,7 +192,7 @@ def _merge_states(
         _leaf(group, name, whole)
     for (source, _), header, of_part in zip(pairs, headers, digests, strict=True):
         _require_digest(source, header, of_part)
-    group.setncatts({**headers[0], "identity": identify(headers[0]["made_by"]), "sha256": str(digest)})
+    group.setncatts({**headers[0], "identity": identify(headers[0]["run"]), "sha256": str(digest)})
 
 
 def keep_state(path: Path, header: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> None:
@@ -268,13 +275,23 @@ def lacks(path: Path, experiment: Experiment) -> str:
         "ends": [stop.step for stop in stops if stop.end],
     }
     with _read(path) as nc:
-        if not np.array_equal(nc["seed"][:], experiment.seed_labels):
+        if not np.array_equal(nc["seed"][:], experiment.grid.labels):
             return "some of its seeds"
         for when, axis in STEP_AXES.items():
             used = when == "records" or any(axis in v.dimensions and name != axis for name, v in nc.variables.items())
             if not np.array_equal(nc[axis][:], steps[when] if used else []):
                 return "some of its records"
     return ""
+
+
+def count(path: Path) -> int:
+    """How many records a file has.
+
+    Raises:
+        DamagedError: it cannot be read.
+    """
+    with _read(path) as nc:
+        return len(nc.dimensions["step"])
 
 
 def read_through(path: Path) -> None:

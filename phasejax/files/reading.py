@@ -1,19 +1,24 @@
 """Opening a run, finished or not, and how far it is."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import xarray as xr
 
-from phasejax.experiment import Experiment, ExperimentError
+from phasejax.checks import ExperimentError, refuse
+from phasejax.experiment import Experiment
 from phasejax.files import netcdf
 from phasejax.files.durable import StoreError, owner
 from phasejax.files.layout import has_records, paths, segments, slabs_in, states
 from phasejax.files.netcdf import DamagedError
-from phasejax.files.schema import STEP_AXES, refuse_newer
+from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, refuse_newer
 from phasejax.files.state import read_header
-from phasejax.records import RunError, settings
+from phasejax.records import RunError, grid_axes, settings
+from phasejax.starts import FromRun
+from phasejax.tasks import same_file
 
 
 def open_run(path: str | Path) -> xr.Dataset:
@@ -66,17 +71,62 @@ def read_experiment(out: str | Path) -> Experiment:
     folder, file = paths(out)
     try:
         if (folder / "experiment.toml").exists():
-            return Experiment.read(folder / "experiment.toml")
+            text = (folder / "experiment.toml").read_text("utf-8")
+            return Experiment.from_toml(
+                text, str(folder / "experiment.toml"), 1 if "optimiser =" in text else FORMAT_VERSION
+            )
+    except (OSError, UnicodeDecodeError) as error:
+        if not file.exists():
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise StoreError(f"{folder / 'experiment.toml'} cannot be read: {reason}.") from None
     except ExperimentError:
         # A writer that is done puts the file in the folder's place, which may be just now.
         if not file.exists():
             raise
     if file.exists():
         try:
-            return Experiment.from_toml(str(netcdf.attributes(file)["experiment"]), str(file))
+            return read_file(file)
         except (DamagedError, KeyError):
             raise StoreError(f"{file} is not a run of phasejax.") from None
     raise StoreError(f"{out} holds no run to resume: neither {file} nor {folder / 'experiment.toml'} is there.")
+
+
+def read_file(file: Path) -> Experiment:
+    """The experiment that a finished file says it is of.
+
+    Raises:
+        DamagedError: the file cannot be read.
+        KeyError: it does not say so.
+        ExperimentError: it is not one this version knows.
+    """
+    attributes = netcdf.attributes(file)
+    return Experiment.from_toml(str(attributes["experiment"]), str(file), int(attributes.get("format_version", 1)))
+
+
+def _shorter(one: Experiment, other: Experiment) -> bool:
+    """Whether two experiments are the same but for the steps, and the seeds, of which the other has some."""
+    grid = replace(one.grid, seeds=other.grid.seeds, first_seed=other.grid.first_seed)
+    alike = replace(one, grid=grid, schedule=replace(one.schedule, steps=other.schedule.steps))
+    of_it = set(other.grid.labels) <= set(one.grid.labels)
+    return of_it and one.schedule.steps < other.schedule.steps and alike.to_toml() == other.to_toml()
+
+
+def can_go_on(file: Path, begun: Experiment, longer: Experiment) -> bool:
+    """Whether a finished run can be made this longer one.
+
+    Raises:
+        StoreError: it is the same but for its length, and its end is no record of the longer one's.
+    """
+    if not _shorter(begun, longer):
+        return False
+    if not longer.schedule.constant:
+        raise StoreError(f"{file} cannot go on: its learning rate goes by shares of its own {begun.schedule.steps:,} steps.")
+    ends = longer.ladder.ends_of_shorter_runs()
+    if begun.schedule.steps not in ends:
+        near = ", ".join(f"{end:,}" for end in sorted(ends, key=lambda end: abs(end - begun.schedule.steps))[:4])
+        raise StoreError(f"{file} cannot go on: no longer run records step {begun.schedule.steps:,}, where it ended. Runs "
+                         f"of {near} steps, for instance, can.")  # fmt: skip
+    return True
 
 
 def finished(out: str | Path, experiment: Experiment) -> bool:
@@ -93,6 +143,8 @@ def finished(out: str | Path, experiment: Experiment) -> bool:
         if settings_of is None:
             reason = "is not a run of phasejax"
         elif not _says(settings_of, experiment):
+            if _shorter(read_file(file), experiment):
+                return False
             reason = "is a run of another experiment"
         else:
             lacking = netcdf.lacks(file, experiment)
@@ -117,9 +169,47 @@ def is_run(file: Path) -> bool:
 
 def _says(toml: object, experiment: Experiment) -> bool:
     try:
-        return Experiment.from_toml(str(toml)) == experiment
+        return Experiment.from_toml(str(toml)).to_toml() == experiment.to_toml()
     except ExperimentError:
         return False
+
+
+def weights_to_start_from(start: FromRun, experiment: Experiment) -> dict[str, np.ndarray]:
+    """Weights that another run recorded, (seed, start, ...), in the order of `Experiment.starts`, by what names end in.
+
+    Raises:
+        ExperimentError: the file is another one than it was, or has not what is asked of it.
+    """
+    same_file("start.path", start.path, start.sha256)
+    labels, dtype = list(experiment.grid.labels), np.dtype(experiment.precision)
+    with open_run(start.path) as run:
+        axes = grid_axes(run)
+        if set(axes) != {name for name, _ in start.at} | set(start.along):
+            allowed = f"that run has the axes {', '.join(axes) or 'none'}, each of which must be in start.at or start.along"
+            raise refuse("start.along", list(start.along), allowed)
+        names = {str(name): variable for name, variable in run.data_vars.items() if str(name).startswith("weights")}
+        if not names:
+            raise refuse("start.path", start.path, "that run has recorded no weights")
+        found = {}
+        for variable_name, variable in names.items():
+            (steps,) = [axis for axis in STEP_AXES.values() if axis in variable.dims]
+            if start.step >= 0 and start.step not in run[steps]:
+                there = ", ".join(map(str, run[steps].values.tolist()))
+                raise refuse("start.step", start.step, f"that run recorded weights at {there}")
+            last = variable.isel({steps: -1}) if start.step < 0 else variable.sel({steps: start.step})
+            wanted = {name: [value] for name, value in start.at} | {axis: experiment.grid.axes[axis] for axis in start.along}
+            for name, values in {**wanted, "seed": labels}.items():
+                there = run[name].values.tolist()
+                if lacking := [value for value in values if value not in there]:
+                    raise refuse(
+                        "start.path", start.path, f"that run has {name} = {', '.join(map(str, there))}, and no {lacking[0]}"
+                    )
+            chosen = last.sel(dict(start.at)).sel({"seed": labels, **{axis: list(wanted[axis]) for axis in start.along}})
+            # Starts are in the order of the axes, as `Experiment.starts` has them.
+            chosen = chosen.transpose("seed", *(axis for axis in experiment.grid.axes if axis in start.along), ...)
+            values = chosen.values.reshape(len(labels), -1, *chosen.shape[1 + len(start.along) :])
+            found[variable_name.removeprefix("weights")] = values.astype(dtype)
+    return found
 
 
 class Progress(NamedTuple):
@@ -149,7 +239,7 @@ def progress(out: str | Path) -> Progress:
     folder, file = paths(out)
     experiment = read_experiment(out)
     if finished(out, experiment):
-        steps, records = experiment.schedule.steps, len(experiment.record_steps())
+        steps, records = experiment.schedule.steps, netcdf.count(file)
         return Progress(file, experiment, steps, records, True, "", 0.0, file.stat().st_mtime)
     step, speed, written = 0, 0.0, 0.0
     for step_of_state, path in states(folder):
@@ -158,7 +248,10 @@ def progress(out: str | Path) -> Progress:
             if header := read_header(path):
                 speed, written, step = float(header["speed"]), path.stat().st_mtime, step_of_state
                 break
-    records = sum(recorded <= step for recorded in experiment.record_steps()) if has_records(folder) else 0
+    records = 0
+    for segment in segments(folder):
+        with contextlib.suppress(DamagedError):
+            records += netcdf.count(segment)
     return Progress(folder, experiment, step, records, False, owner(folder), speed, written)
 
 
@@ -176,7 +269,7 @@ def _records_so_far(folder: Path) -> xr.Dataset:
         # Slabs may be at different steps: what all of them have recorded is a run.
         data = xr.concat(parts, "seed", data_vars="all", coords="minimal", compat="override", join="inner",
                          combine_attrs="drop")  # fmt: skip
-        return data.assign_attrs(experiment=experiment)
+        return data.assign_attrs({**_kept(parts[0]), "experiment": experiment})
     opened = [_open(segment) for segment in written]
     for segment, part in zip(written, opened, strict=True):
         if part.attrs.get("identity") != opened[0].attrs.get("identity"):
@@ -187,7 +280,12 @@ def _records_so_far(folder: Path) -> xr.Dataset:
         else variable
         for name, variable in opened[0].data_vars.items()
     }
-    return xr.Dataset(data, attrs={"experiment": experiment})
+    return xr.Dataset(data, attrs={**_kept(opened[0]), "experiment": experiment})
+
+
+def _kept(part: xr.Dataset) -> dict[str, Any]:
+    """What a part of a run says of itself that is true of the whole."""
+    return {name: part.attrs[name] for name in ("format_version", "axes", "not_recorded") if name in part.attrs}
 
 
 def _open(file: Path) -> xr.Dataset:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phasejax import names
 from phasejax.experiment import Experiment
 from phasejax.files.durable import StoreError
 
@@ -13,17 +14,12 @@ if TYPE_CHECKING:
     from phasejax.observables import Observable
 
 FORMAT_VERSION = 2
-"""Of what is written. 1, which files do not name, had no training state at the end and no names in those on the way."""
+"""Of what is written. 1, which files do not name, had the axes temperature and sigma_w always, and no training state."""
+
 # The step axis of what is recorded on each occasion.
 STEP_AXES = {"records": "step", "decades": "step_decades", "ends": "step_ends"}
 
-RESERVED = frozenset(
-    {"step", "epoch", "step_decades", "step_ends", "temperature", "learning_rate", "batch_size"}
-    | {"sigma_w", "inverse_sigma_w", "seed"}
-)
-"""Names of the file's own coordinates."""
 Coordinate = tuple[str, tuple[str, ...], np.ndarray, str]
-
 """Name, dims, values and long name."""
 
 
@@ -40,30 +36,50 @@ def refuse_newer(path: Path, attributes: Mapping[str, Any]) -> None:
                          f"use phasejax {writer!r}, which wrote it.")  # fmt: skip
 
 
-def temperature_axis(experiment: Experiment) -> str:
-    """Name of the axis along which the learning rate grows: learning_rate where no temperature is defined."""
-    return "learning_rate" if experiment.temperatures is None else "temperature"
+_MEANINGS = {
+    "temperature": "temperature T, learning rate / batch size",
+    "learning_rate": "learning rate epsilon",
+    "sigma_w": "initialisation scale sigma_W",
+    "momentum": "heavy-ball momentum mu",
+    "weight_decay": "weight decay",
+}
 
 
 def coordinates(experiment: Experiment, steps: Mapping[str, list[int]]) -> list[Coordinate]:
-    """Every coordinate but the observables' own axes."""
-    grid, axis = experiment.grid, temperature_axis(experiment)
+    """Every coordinate but the observables' own axes: each number of the cells over the axes along which it changes."""
+    grid, sgd, schedule = experiment.grid, experiment.sgd, experiment.schedule
+    labels = np.array(grid.labels)
+    made: list[Coordinate] = []
+    for name, values in experiment.cells().items():
+        along = experiment.depends_on(name)
+        # All cells with the same place along these axes have the same value; take the first.
+        table = np.array(values).reshape(grid.shape)
+        table = table[tuple(slice(None) if axis in along else 0 for axis in grid.axes)]
+        meaning = _MEANINGS.get(name, name.replace("_", " ") + f", of the optimizer {names.name_of(sgd.optimizer)}")
+        if name == "temperature" and "momentum" in dict(grid.numbers):
+            meaning += " / (1 - momentum)"
+        made.append((name, along, table, meaning))
+        if name == "sigma_w":
+            made.append(("inverse_sigma_w", along, 1 / table, "inverse initialisation scale 1/sigma_W"))
+    made += [
+        ("seed", ("seed",), labels, "label of teacher, data and initial draw"),
+        ("batch_size", (), np.array(sgd.batch_size), "batch size B"),
+    ]
+    if grid.replicas > 1:
+        made.append(("teacher", ("seed",), labels // grid.replicas, "label of teacher and data, which replicas share"))
     ticks = {name: np.array(of, np.int64) for name, of in steps.items()}
-    made: list[Coordinate] = [
-        ("learning_rate", (axis,), np.array(experiment.learning_rates), "learning rate epsilon"),
-        ("sigma_w", ("sigma_w",), np.array(grid.sigma_w), "initialisation scale sigma_W"),
-        ("inverse_sigma_w", ("sigma_w",), 1 / np.array(grid.sigma_w), "inverse initialisation scale 1/sigma_W"),
-        ("seed", ("seed",), np.array(experiment.seed_labels), "label of teacher, data and initial draw"),
-        ("batch_size", (), np.array(experiment.sgd.batch_size), "batch size B"),
+    epochs = ticks["step"] * sgd.batch_size / experiment.task.samples
+    made += [
         ("step", ("step",), ticks["step"], "SGD updates done"),
-        ("epoch", ("step",), ticks["step"] * experiment.sgd.batch_size / experiment.task.samples, "epochs done"),
+        ("epoch", ("step",), epochs, "epochs done"),
         ("step_decades", ("step_decades",), ticks["step_decades"], "SGD updates done, at whole decades and the ends"),
         ("step_ends", ("step_ends",), ticks["step_ends"], "SGD updates done, at the ends"),
     ]
-    if experiment.temperatures is not None:
-        temperatures = np.array(experiment.temperatures)
-        meaning = "temperature T, learning rate / batch size" + (" / (1 - momentum)" if experiment.sgd.momentum else "")
-        made.append(("temperature", (axis,), temperatures, meaning))
+    if not schedule.constant:
+        factors = np.array([schedule.factor(step) for step in steps["step"]])
+        made.append(
+            ("learning_rate_factor", ("step",), factors, "factor of the learning rate, and the temperature, from here on")
+        )
     return made
 
 

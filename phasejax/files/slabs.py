@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from phasejax.files.folder import check
 from phasejax.files.layout import discard, discard_slabs, has_states, paths, slabs_in
 from phasejax.files.netcdf import DamagedError
 from phasejax.files.reading import finished, open_run, read_experiment
-from phasejax.files.state import identity
+from phasejax.files.state import identity_of
 
 
 class Shard(NamedTuple):
@@ -40,7 +39,7 @@ class Piece(NamedTuple):
     out: Path
     experiment: Experiment
     source: Path | None = None
-    """The run of more seeds it begins from."""
+    """The run of more seeds, or the shorter one, that it begins from."""
 
 
 def read_shard(text: str, environment: Mapping[str, str] = os.environ) -> Shard:
@@ -78,7 +77,7 @@ def labels_of(experiment: Experiment, shard: Shard) -> range:
     Raises:
         ExperimentError: there are more shards than seeds.
     """
-    labels, (index, count) = experiment.seed_labels, shard
+    labels, (index, count) = experiment.grid.labels, shard
     if not 0 <= index < count <= len(labels):
         raise refuse("shard", f"{index}/{count}", f"there are {len(labels)} seeds, so give i/n with n up to {len(labels)}")
     return labels[index * len(labels) // count : (index + 1) * len(labels) // count]
@@ -101,22 +100,24 @@ def plan(
         StoreError: the output cannot be used so.
     """
     folder, file = paths(out)
-    labels = labels_of(experiment, shard) if shard else experiment.seed_labels
+    labels = labels_of(experiment, shard) if shard else experiment.grid.labels
     begun = slabs_in(folder)
     if not shard and not (resume and begun):
         check(out, experiment, resume, overwrite)
-        return [] if resume and file.exists() else [Piece(folder, experiment)]
+        if resume and finished(out, experiment):
+            return []
+        return [Piece(folder, experiment, folder if resume and file.exists() else None)]
     if file.exists() and not resume:
         raise StoreError(f"{file} exists already: move it away, or choose another --out.")
     # The slabs share the run's folder, so for a slab what the folder holds already has to be this run.
     check(out, experiment, resume=True)
-    if file.exists():
+    if finished(out, experiment):
         return []
     for other, path in begun.items():
         if set(other) & set(labels):
             refuse_if_written(path)
     if has_states(folder):
-        begun[experiment.seed_labels] = folder
+        begun[experiment.grid.labels] = folder
     if not resume:
         own = Piece(_slab(folder, labels), _part(experiment, labels))
         for other, path in begun.items():
@@ -138,7 +139,8 @@ def plan(
         if slab == own and where:
             pieces.append(Piece(where, _part(experiment, own)))
         else:
-            pieces.append(Piece(_slab(folder, own), _part(experiment, own), where))
+            # Where there is a file, it is that of a shorter run.
+            pieces.append(Piece(_slab(folder, own), _part(experiment, own), where or (folder if file.exists() else None)))
     return pieces
 
 
@@ -198,7 +200,7 @@ def merge(out: str | Path) -> Path:
         joined["experiment"], joined["created"] = experiment.to_toml(), max(found["created"] for found in attributes)
         try:
             with atomically(file, folder) as temporary:
-                netcdf.merge(list(done.values()), temporary, joined, partial(identity, experiment.identity))
+                netcdf.merge(list(done.values()), temporary, joined, lambda run: identity_of(run, experiment.grid.labels))
         except DamagedError as error:
             raise StoreError(f"{error}: delete it, and --resume {folder} trains it again.") from None
         discard_slabs(folder)
@@ -206,7 +208,7 @@ def merge(out: str | Path) -> Path:
     return file
 
 
-_SAME = ("phasejax_version", "source", "engine", "precision", "versions")
+_SAME = ("phasejax_version", "identity", "engine", "precision", "versions")
 """Attributes in which slabs must agree to be one run."""
 
 
@@ -214,16 +216,16 @@ def _tile(experiment: Experiment, folder: Path, finished: Mapping[range, Path]) 
     """Raise unless finished slabs have every seed once."""
     expected, last = experiment.grid.first_seed, None
     for labels, path in finished.items():
-        if not set(labels) <= set(experiment.seed_labels):
+        if not set(labels) <= set(experiment.grid.labels):
             raise StoreError(f"{path} has seeds that are not in {folder / 'experiment.toml'}: delete it, or move it away.")
         if labels.start < expected:
             raise StoreError(f"{last} and {path} overlap: delete one of them.")
         if labels.start > expected:
             break
         expected, last = labels.stop, path
-    if expected > experiment.seed_labels[-1]:
+    if expected > experiment.grid.labels[-1]:
         return
-    until = next((labels.start for labels in finished if labels.start > expected), experiment.seed_labels.stop) - 1
+    until = next((labels.start for labels in finished if labels.start > expected), experiment.grid.labels.stop) - 1
     unfinished = [path for labels, path in slabs_in(folder).items() if expected in labels]
     state = f"{unfinished[-1]} is not finished" if unfinished else "they have not been begun"
     raise StoreError(f"{folder} lacks the seeds {expected} to {until}, {state}: --resume {folder} trains them.")
@@ -231,7 +233,7 @@ def _tile(experiment: Experiment, folder: Path, finished: Mapping[range, Path]) 
 
 def _attributes(experiment: Experiment, labels: range, path: Path) -> dict[str, Any]:
     """Global attributes of a slab's file, which is checked to be one of this experiment."""
-    if read_experiment(path) != _part(experiment, labels):
+    if read_experiment(path).to_toml() != _part(experiment, labels).to_toml():
         raise StoreError(f"{path} comes from another experiment than the one in {path.parent}: delete it, or move it away.")
     if lacking := netcdf.lacks(path, _part(experiment, labels)):
         raise DamagedError(f"{path} lacks {lacking}")

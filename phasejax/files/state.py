@@ -40,9 +40,9 @@ class Digest:
         return self._sha256.hexdigest()
 
 
-def identity(experiment: str, made_by: str) -> str:
-    """What the files of one run agree in: the identity of its experiment, and that of what records and trains it."""
-    return hashlib.sha256(f"{experiment} {made_by}".encode()).hexdigest()
+def identity_of(run: str, labels: range) -> str:
+    """What the files of one run, or one slab of it, agree in: the identity of the run, and which seeds they have."""
+    return hashlib.sha256(f"{run} {labels.start} {labels.stop}".encode()).hexdigest()
 
 
 def save(path: Path, header: Mapping[str, Any], checkpoint: Checkpoint) -> None:

@@ -1,1 +1,1 @@
-"""What is written in C++ for CPUs: how it is built, and the functions that call it or what stands in for it."""
+"""What is written in C++ for CPUs, behind `jax.ffi`, each with what JAX's own libraries do in its place."""

@@ -5,15 +5,13 @@ is, and by JAX's own decompositions elsewhere. The two agree to rounding.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, custom_batching
 
 from phasejax.kernels import build
-
-T = TypeVar("T")
 
 # The kernel holds n (n + m) vectors of students, and is the faster one while they stay in a core's cache.
 _KERNEL_SIZE = 2**12
@@ -36,6 +34,19 @@ def left_singular(w: Array) -> tuple[Array, Array]:
     values, vectors = _decompose(w, _kernel, by_library)
     null = jnp.arange(n) < n - m
     return jnp.where(null & ~jnp.isnan(values), 0, values), _signed(vectors)
+
+
+def singular_values(w: Array) -> Array:
+    """Singular values of w (n, m), ascending, (n,), the first max(0, n - m) of them zero; all NaN if w is not finite."""
+    n, m = w.shape
+    if n * (n + m) <= _KERNEL_SIZE:
+        return left_singular(w)[0]
+
+    def by_library(w: Array) -> Array:
+        values = jnp.linalg.svd(w, compute_uv=False)
+        return jnp.pad(values, (0, n - len(values)))[::-1]
+
+    return _decompose(w, _kernel, by_library)
 
 
 def eigenvectors(symmetric: Array) -> Array:
@@ -62,7 +73,7 @@ def _kernel(target: str, w: Array) -> tuple[Array, Array]:
     return values, vectors
 
 
-def _decompose(matrix: Array, by_kernel: Callable[[str, Array], T], by_library: Callable[[Array], T]) -> T:
+def _decompose(matrix: Array, by_kernel: Callable[[str, Array], Any], by_library: Callable[[Array], Any]) -> Any:
     n, m = matrix.shape
     # On CPUs the library one student at a time: given a batch, jaxlib 0.10's LAPACK calls spread it over XLA's thread pool,
     # and wait there for ever if every thread of the pool is itself inside such a call (one device a core makes that happen).

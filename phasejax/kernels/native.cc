@@ -1,6 +1,6 @@
 // SGD on an ensemble of tanh students, and the gradient over all samples, one student per vector lane.
 //
-// Compiled behind lanes.h for one network shape by phasejax/engines/native.py and phasejax/samples.py, which define
+// Compiled behind lanes.h for one network shape by native.py and samples.py, which define
 //   N1 (features), N2 (hidden units), BATCH (examples in one step).
 //
 // Every loop below works on a whole vector of students and nothing ever crosses lanes, so what a student does depends,

@@ -1,7 +1,7 @@
-"""Sums over samples of products of their vectors.
+"""Sums over what a student makes of many samples.
 
-On CPUs by kernels (`samples.cc`) where there is a C++ compiler, which go through the samples once and write down nothing on
-the way; elsewhere by JAX's own products. The two agree to rounding.
+On CPUs they come from kernels (`samples.cc`, `native.cc`) where there is a C++ compiler, which go through the samples once
+and write down nothing on the way; elsewhere from JAX's own products. The two agree to rounding.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,26 @@ from phasejax.kernels import build
 _KERNEL_SIZE = 64
 
 
+def committee_gradient(w: Array, readout: Array, x: Array, y: Array, otherwise: Callable[[Array], Array]) -> Array:
+    """Mean gradient of half the squared error of tanh nodes w (n, m) between x (D, m) and a readout (1, n): (n, m).
+
+    Args:
+        w: the weights.
+        readout: the weights behind them.
+        x: what enters.
+        y: targets (D, 1).
+        otherwise: what gives the same for these weights where there is no kernel.
+    """
+    shape = jax.ShapeDtypeStruct(w.shape, w.dtype)
+
+    def by_kernel(target: str, w: Array, readout: Array, x: Array, y: Array) -> Array:
+        return jax.ffi.ffi_call(target, shape, vmap_method="expand_dims")(w, x, y[:, 0], readout[0])
+
+    n, m = w.shape
+    sizes = {"N1": m, "N2": n, "BATCH": 4}  # the usual batch, for which the engine has been built already
+    return _summed(("native.cc", "mean_gradient", sizes), by_kernel, lambda w, *_: otherwise(w), w, readout, x, y)
+
+
 def products(u: Array, g: Array) -> Array:
     """Means over the samples of u g^T, u^2 (g^2)^T and (u g)(u g)^T, for u and g (n, A): (3, n, n)."""
 
@@ -28,7 +48,7 @@ def products(u: Array, g: Array) -> Array:
         shape = jax.ShapeDtypeStruct((3, len(u), len(u)), u.dtype)
         return jax.ffi.ffi_call(target, shape, vmap_method="broadcast_all")(u, g)
 
-    return summed(_kernel("products", u), by_kernel, by_library, u, g)
+    return _summed(_kernel("products", u), by_kernel, by_library, u, g)
 
 
 def end_rows(basis: Array, u: Array, g: Array) -> tuple[Array, Array]:
@@ -53,14 +73,16 @@ def end_rows(basis: Array, u: Array, g: Array) -> tuple[Array, Array]:
         means, squares = jax.ffi.ffi_call(target, (shape, shape), vmap_method="broadcast_all")(basis, u, g)
         return means, squares
 
-    return summed(_kernel("end_rows", u), by_kernel, by_library, basis, u, g)
+    return _summed(_kernel("end_rows", u), by_kernel, by_library, basis, u, g)
 
 
 def _kernel(name: str, u: Array) -> tuple[str, str, dict[str, int]] | None:
     return ("samples.cc", name, {"N": len(u)}) if len(u) <= _KERNEL_SIZE else None
 
 
-def summed(kernel: tuple[str, str, dict[str, int]] | None, by_kernel: Callable, by_library: Callable, *arrays: Array) -> Any:
+def _summed(
+    kernel: tuple[str, str, dict[str, int]] | None, by_kernel: Callable, by_library: Callable, *arrays: Array
+) -> Any:
     """By a kernel, of this source, name and sizes, on CPUs where it can be built; by the library elsewhere."""
     on_cpu = by_library
     if kernel:

@@ -1,0 +1,252 @@
+"""The paper's quantitative statements, each judged on a run's Dataset by one rule.
+
+A claim is a list of scalar series m(step), each with the interval the statement puts it in. A statement that one number
+is larger than another is a series too: their difference, with the interval above 0. Let
+
+    gap = max(low - m, m - high)            negative inside the interval
+    e   = bootstrap error over seeds, the same draws for every cell and record, for seeds share data across cells
+
+The rule, for every claim: it *agrees* where gap < 0 for each of its series at the record judged. If not, it *needs longer
+training* where the run is shorter than the t_f the statement was made at and every series that does not agree has a gap that
+shrinks, over the last decade of steps, by more than twice the slope's own error. Otherwise it *differs*. A number within 2e
+of the end of its interval is said to be so, whichever side it is on. What the paper writes with "~" is given half a decade
+on either side.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import xarray as xr
+
+from phasejax.experiment import Experiment
+from phasejax.records import NotRecordedError, grid_axes, settings
+
+AGREES, DIFFERS, LONGER, ABSENT = "agrees", "differs", "needs longer training", "not in this run"
+VERDICTS = (AGREES, DIFFERS, LONGER, ABSENT)
+PAPER_STEPS = 10**8
+"""Training length behind the paper's figures: 10^5 epochs of 1000 batches."""
+
+RULE = (
+    "agrees: every number lies inside its interval; needs longer training: the run is shorter than the statement's t_f, "
+    "some number lies outside, and each of those moves towards its interval over the last decade of steps by more than "
+    "twice the error of the trend; differs: anything else. Errors are from a bootstrap over seeds; a number within two of "
+    "them of its interval's end is not settled by this run, and its row says so"
+)
+_RESAMPLES, _CLEAR = 300, 2
+
+Statistic: TypeAlias = Callable[[xr.Dataset], xr.DataArray]
+Phase: TypeAlias = Callable[[xr.Dataset], xr.DataArray]
+Take: TypeAlias = Callable[[xr.Dataset], xr.Dataset]
+Averages: TypeAlias = xr.Dataset
+"""Means over resampled seeds, (resample, step, ...); resample 0 is the ensemble itself."""
+
+
+class NotInRunError(Exception):
+    """What a claim needs is not in the file: one sentence."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A series m(step) and the interval that a statement puts it in."""
+
+    name: str
+    samples: Take
+    """What is averaged over seeds: variables (step, seed, ...)."""
+    statistic: Statistic
+    """m from the averages, (resample, step)."""
+    low: float = -np.inf
+    high: float = np.inf
+
+    def series(self, dataset: xr.Dataset) -> xr.DataArray:
+        """(resample, step): m itself at resample 0, then its bootstrap replicates."""
+        samples = self.samples(dataset).astype(float)
+        samples = samples.where(np.isfinite(samples))
+        averages = samples.weighted(_resampled(dataset.sizes["seed"])).mean("seed")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.statistic(averages).transpose("resample", "step")
+
+    def interval(self) -> str:
+        """The interval in words."""
+        if np.isinf(self.low):
+            return f"below {self.high:.3g}"
+        return f"above {self.low:.3g}" if np.isinf(self.high) else f"{self.low:.3g} to {self.high:.3g}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A quantitative statement of the paper."""
+
+    key: str
+    statement: str
+    where: str
+    paper: str
+    """What the paper says, in numbers."""
+    steps: int
+    """t_f it was made at; 0 for the initial state."""
+    measures: tuple[Measure, ...]
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number of a claim at the record judged."""
+
+    name: str
+    value: float
+    error: float
+    low: float
+    high: float
+    slope: float
+    """Change per decade of steps over the last decade; NaN where there is none."""
+    slope_error: float
+    trend: float
+    """The same of the gap: negative towards the interval."""
+    trend_error: float
+
+    @property
+    def gap(self) -> float:
+        """Distance outside the interval, negative inside."""
+        return max(self.low - self.value, self.value - self.high)
+
+    @property
+    def agrees(self) -> bool:
+        """Inside the interval."""
+        return self.gap < 0
+
+    @property
+    def settled(self) -> bool:
+        """Clear of the interval's ends."""
+        return abs(self.gap) > _CLEAR * self.error
+
+    @property
+    def approaches(self) -> bool:
+        """The gap shrinks significantly."""
+        return self.trend < -_CLEAR * self.trend_error
+
+    def leaves(self, decades: float) -> bool:
+        """Whether the last decade's slope, significant, would carry it out of the interval in so many decades."""
+        ahead = self.value + decades * self.slope
+        return self.agrees and abs(self.slope) > _CLEAR * self.slope_error and not self.low <= ahead <= self.high
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim with what a run says of it."""
+
+    claim: Claim
+    verdict: str
+    reason: str
+    step: int
+    """Training length it was judged at."""
+    measured: tuple[Measured, ...] = ()
+
+    @property
+    def rule(self) -> str:
+        """The intervals, in words."""
+        return "; ".join(f"{m.name}: {m.interval()}" for m in self.claim.measures)
+
+
+def judge(claim: Claim, dataset: xr.Dataset, step: int) -> Verdict:
+    """Apply the rule to one claim at a record."""
+    at = min(step, claim.steps)
+    steps = dataset.step.values
+    try:
+        _same_system(dataset)
+        decade = dataset.sel(step=(steps == 0) | ((steps >= at / 10) & (steps <= at)))
+        measured = tuple(_measure(m, decade) for m in claim.measures)
+    except (NotInRunError, NotRecordedError) as missing:
+        return Verdict(claim, ABSENT, str(missing), at)
+    failing = [m for m in measured if not m.agrees]
+    if not failing:
+        verdict = AGREES
+    elif at < claim.steps and all(m.approaches for m in failing):
+        verdict = LONGER
+    else:
+        verdict = DIFFERS
+    return Verdict(claim, verdict, _reason(claim, verdict, measured, at), at, measured)
+
+
+def _measure(measure: Measure, decade: xr.Dataset) -> Measured:
+    m = measure.series(decade)
+    gap: xr.DataArray = xr.apply_ufunc(np.maximum, measure.low - m, m - measure.high)
+    slope = trend = (np.nan, np.nan)
+    trained = m.step.values > 0
+    if trained.sum() > 1:
+        log_steps = log10(m.step[trained])
+        slope, trend = (_estimate(slope_of(series[:, trained], log_steps, "step")) for series in (m, gap))
+    return Measured(measure.name, *_estimate(m[:, -1]), measure.low, measure.high, *slope, *trend)
+
+
+def _estimate(replicates: xr.DataArray) -> tuple[float, float]:
+    """Value and bootstrap error."""
+    with np.errstate(invalid="ignore"):
+        return float(replicates[0]), float(replicates[1:].std(ddof=1))
+
+
+def _reason(claim: Claim, verdict: str, measured: tuple[Measured, ...], step: int) -> str:
+    """Why, in words."""
+    parts = []
+    decades = math.log10(claim.steps / step) if 0 < step < claim.steps else 0.0
+    if verdict in (LONGER, DIFFERS) and decades:
+        moves = "moves towards" if verdict == LONGER else "does not move all of it towards"
+        parts.append(f"training is {claim.steps / step:,.0f} times shorter than the paper's {claim.steps:,} steps, and the "
+                     f"last decade of steps {moves} the statement")  # fmt: skip
+    for m in measured:
+        if not math.isfinite(m.value):
+            parts.append(f"'{m.name}' has no value here")
+        elif not m.agrees:
+            closes = f", and this closes by {-m.trend:.2g} per decade" if decades and m.approaches else ""
+            parts.append(f"'{m.name}' lies {m.gap:.2g} outside its interval{closes}")
+        if math.isfinite(m.value) and not m.settled:
+            parts.append(f"'{m.name}' is within two standard errors of its interval's end: more seeds could turn it")
+        # Agreement at a shorter training length is agreement there, and the reader should know if it may not last.
+        if m.leaves(decades):
+            onward = f"changes by {m.slope:+.2g} per decade, with {decades:.2g} decades to the paper's length"
+            parts.append(f"'{m.name}' agrees at this length but {onward}")
+    return "; ".join([*parts, claim.remark] if claim.remark else parts)
+
+
+def _resampled(seeds: int) -> xr.DataArray:
+    """Weights (resample, seed) of the bootstrap over seeds; the first row is the ensemble as it is."""
+    if seeds < 2:
+        raise NotInRunError("A single seed has no error.")
+    draws = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), _RESAMPLES)
+    return xr.DataArray(np.vstack([np.ones(seeds), draws]), dims=("resample", "seed"))
+
+
+def _same_system(dataset: xr.Dataset) -> None:
+    """The statements are about one network, trained by plain SGD on 4000 samples."""
+    run, paper = settings(dataset), Experiment().to_tables()
+    if run["sgd"]["optimizer"] != "sgd":
+        raise NotInRunError("The run has no temperature.")
+    numbers = {"temperature", "learning_rate", "sigma_w"}
+    constant = {"momentum", "weight_decay"}
+    samples, beside = paper["task"]["samples"], {"samples": 0, "test_samples": 0}
+    differ = {
+        # A field that a file does not have has its default.
+        "network": {**paper["network"], **run["network"]} != paper["network"],
+        "task": {**paper["task"], **run["task"], **beside} != {**paper["task"], **beside},
+        "number of samples": run["task"].get("kind") is None and run["task"].get("samples", samples) != samples,
+        "start": run.get("start", {}).get("kind", "FromDraw") != "FromDraw",
+        "momentum or weight decay": any(run["grid"].get(name) for name in constant),
+        "batch size": run["sgd"]["batch_size"] != paper["sgd"]["batch_size"],
+        "schedule of the learning rate": bool(run.get("schedule", {}).get("rate")),
+        "plane": set(grid_axes(dataset)) - numbers != set(),
+    }
+    if others := [name for name, other in differ.items() if other]:
+        raise NotInRunError(f"The run has another {' and '.join(others)} than the paper.")
+
+
+def log10(x: xr.DataArray) -> xr.DataArray:
+    """Of every element."""
+    return xr.apply_ufunc(np.log10, x)
+
+
+def slope_of(y: xr.DataArray, x: xr.DataArray, dim: str) -> xr.DataArray:
+    """Least-squares slope along a dimension, over the points where y is known."""
+    x = x.where(y.notnull())
+    off = x - x.mean(dim)
+    return (off * (y - y.mean(dim))).sum(dim) / (off**2).sum(dim)

@@ -1,0 +1,83 @@
+"""Where a name may stand for an object, and an object for its name.
+
+In Python a part of an experiment is a function or a frozen dataclass. In a settings file it is a name: one that is built in,
+or `module:attribute`, which is looked up only among the files a command was given with `--use`. Reading a file never imports
+anything: a name that is not known stays a name, and only training with it is refused.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from phasejax.checks import ExperimentError
+
+_used: dict[str, ModuleType] = {}
+
+
+def use(path: str | Path) -> ModuleType:
+    """Run a Python file, so that `stem:attribute` names what it defines.
+
+    Raises:
+        ExperimentError: there is no such file, or its name is that of another module.
+    """
+    path = Path(path)
+    if path.suffix != ".py" or not path.is_file():
+        raise ExperimentError(f"--use {path} is not possible: it must be a Python file that exists.")
+    name = path.stem
+    if name in _used and Path(str(_used[name].__file__)).samefile(path):
+        return _used[name]
+    if name in sys.modules or not name.isidentifier():
+        raise ExperimentError(f"--use {path} is not possible: {name!r} is no name of a module, or that of another one.")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    _used[name] = module
+    return module
+
+
+def is_reference(value: object) -> bool:
+    """Whether a value is written as `module:attribute`."""
+    return isinstance(value, str) and value.count(":") == 1 and not value.startswith(":") and not value.endswith(":")
+
+
+def look_up(name: str) -> Any:
+    """The object behind `module:attribute`; the name itself if its module was not given.
+
+    Raises:
+        ExperimentError: the module has no such attribute.
+    """
+    module, _, attribute = name.partition(":")
+    if module not in _used:
+        return name
+    found: Any = _used[module]
+    for step in attribute.split("."):
+        if not hasattr(found, step):
+            raise ExperimentError(f"{name} is not possible: {_used[module].__file__} defines no {attribute}.")
+        found = getattr(found, step)
+    return found
+
+
+def name_of(thing: Any, built_in: Mapping[str, Any] | None = None) -> str:
+    """The name of a function or class: a built-in one, or `module:attribute` with a script's module called by its file."""
+    if isinstance(thing, str):
+        return thing
+    for name, value in (built_in or {}).items():
+        if value is thing:
+            return name
+    module, attribute = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    if not module or not attribute:
+        raise ExperimentError(f"{thing!r} has no name that could be written down: give a function or a class.")
+    if module == "__main__":
+        script = getattr(sys.modules["__main__"], "__file__", None)
+        module = Path(script).stem if script else module
+    return f"{module}:{attribute}"
