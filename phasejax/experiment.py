@@ -244,7 +244,8 @@ class Experiment:
                 parts[name] = frozen(value)
             if name == "observe" and isinstance(value, list):
                 for given, found in zip(value, parts[name], strict=True):
-                    if isinstance(given, str) and found is not given and getattr(found, "name", "") != given.partition(":")[2]:
+                    looked_up = isinstance(given, str) and found is not given
+                    if looked_up and getattr(found, "name", "") != given.partition(":")[2]:
                         raise refuse(name, given, "it must name an Observable, called in its file what its own name is")
         return cls(**parts)
 
