@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phasejax import claims, figures
+    from phasejax.analysis.run import RunError
     from phasejax.checks import ExperimentError
     from phasejax.engines import Engine
     from phasejax.experiment import Experiment
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from phasejax.network import Network
     from phasejax.observables import Observable
     from phasejax.optimizers import Sgd
-    from phasejax.records import RunError
     from phasejax.schedule import Schedule
     from phasejax.simulation import Interrupted, simulate
     from phasejax.starts import FromDraw, FromRun, FromTeacher
@@ -46,7 +46,7 @@ _HOMES = {
     "Keys": "tasks",
     "Network": "network",
     "Observable": "observables",
-    "RunError": "records",
+    "RunError": "analysis.run",
     "Schedule": "schedule",
     "Sgd": "optimizers",
     "Shard": "files.slabs",

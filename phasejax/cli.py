@@ -367,8 +367,8 @@ def _one_sentence() -> Any:
         sys.exit(2)
     except Exception as refusal:
         # Importing these costs xarray's import time, so it is done only where something has gone wrong already.
+        from phasejax.analysis.run import RunError
         from phasejax.files.durable import StoreError
-        from phasejax.records import RunError
 
         if isinstance(refusal, OSError) and refusal.filename:
             refusal = f"{refusal.filename} cannot be used: {refusal.strerror}."

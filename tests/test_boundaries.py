@@ -8,7 +8,9 @@ import xarray as xr
 from scipy import stats
 
 import phasejax
-from phasejax import Grid, boundaries
+from phasejax import Grid
+from phasejax.analysis import boundaries
+from phasejax.analysis.statistics import crossings
 from phasejax.experiment import Experiment, Network
 
 TEMPERATURES = 2.0 ** np.arange(-5, 7)
@@ -63,18 +65,17 @@ def test_no_crossing_is_nan_and_several_are_listed():
     assert (found.crossings.notnull().sum("crossing") == np.array([2, 0] + [1] * 10)).all()
     share = boundaries.fraction(back).fraction.isel(step=-1)
     for column, row in zip(share.transpose("sigma_w", ...), found.crossings, strict=True):
-        np.testing.assert_allclose(row.dropna("crossing"), boundaries.crossings(column, 0.68))
-    assert float(found.T_c[0]) == float(found.crossings[0, 1])
+        np.testing.assert_allclose(row.dropna("crossing"), crossings(column, 0.68, "temperature").dropna("crossing"))
+    assert float(found.T_c[0]) == float(found.crossings[0].dropna("crossing")[1])
     values = xr.DataArray([1.0, 0.0, 1.0, 0.0], dims="temperature", coords={"temperature": [1.0, 4.0, 16.0, 64.0]})
-    np.testing.assert_allclose(boundaries.crossings(values, 0.5), [2.0, 8.0, 32.0])
-    assert boundaries.crossings(values, 2.0) == []
+    np.testing.assert_allclose(crossings(values, 0.5, "temperature"), [2.0, 8.0, 32.0])
+    assert crossings(values, 2.0, "temperature").isnull().all()
 
 
 def test_bootstrap_covers_as_often_as_it_says():
     truth = np.exp(0.3 * stats.norm.ppf(0.32))  # of the fraction as a function of T at seeds -> infinity ...
-    log_t = np.log(TEMPERATURES)
-    fraction = stats.norm.sf((log_t - 0) / 0.3)
-    truth = boundaries._crossings(log_t, fraction, 0.68)[-1]  # ... and of its interpolation on the grid
+    fraction = xr.DataArray(stats.norm.sf(np.log(TEMPERATURES) / 0.3), {"temperature": TEMPERATURES}, dims="temperature")
+    truth = float(crossings(fraction, 0.68, "temperature").max())  # ... and of its interpolation on the grid
     hits, trials = 0, 0
     for k in range(30):
         data = run_with_line(lambda x: x**0, rng=np.random.default_rng(k + 1)).isel(sigma_w=slice(0, 6))

@@ -12,14 +12,15 @@ from conftest import FEW, small
 from matplotlib.animation import FuncAnimation
 
 import phasejax
-from phasejax import Experiment, ExperimentError, Grid, Network, Schedule, Sgd, boundaries, claims, figures, spectrum
+from phasejax import Experiment, ExperimentError, Grid, Network, Schedule, Sgd, claims, figures
+from phasejax.analysis import boundaries, spectrum
+from phasejax.analysis.run import RunError, until
+from phasejax.analysis.statistics import crossings, left_out, summary
 from phasejax.figures import maps
 from phasejax.figures.density import density
-from phasejax.figures.ensemble import left_out, summary
 from phasejax.figures.maps import edges
 from phasejax.figures.slices import ORDERED
 from phasejax.figures.summary import meeting
-from phasejax.records import RunError, until
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_convergence_boundaries_are_where_the_criterion_puts_them(crossing):
     figure = figures.convergence_boundaries(crossing)
     slice_, memory, alignment = figure.axes[:3]
     share = boundaries.fraction(crossing).fraction.isel(step=-1)
-    (expected,) = boundaries.crossings(share.sel(sigma_w=0.125), 0.68)
+    (expected,) = crossings(share.sel(sigma_w=0.125), 0.68, "temperature").dropna("crossing").values
     (line,) = [line for line in slice_.get_lines() if line.get_linestyle() == "-."]
     np.testing.assert_allclose(line.get_xdata(), expected)
     for ax, values in ((memory, crossing.G_t0), (alignment, crossing.alignment)):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from phasejax import Network, records, spectrum
+from phasejax import Network
+from phasejax.analysis import run, spectrum
 
 
 @pytest.mark.parametrize(("sigma", "ratio"), [(1.0, 0.5), (0.125, 0.5), (256.0, 0.1), (2.0, 0.99)])
@@ -29,7 +30,7 @@ def test_the_layer_looked_at_is_the_last_with_a_spectrum(finished):
             (Network((3, 8, 6, 1), "tanh", (3,)), "", 1),
         ):
             other = data.assign_attrs(experiment=dataclasses.replace(experiment, network=network).to_toml())
-            assert records.layer(other).suffix == suffix
+            assert run.layer(other).suffix == suffix
             np.testing.assert_allclose(spectrum.layer_sigma_w(other), scale * data.sigma_w)
 
 

@@ -2,6 +2,7 @@
 
 import xarray as xr
 
+from phasejax.analysis.run import until
 from phasejax.claims.judging import (
     ABSENT,
     AGREES,
@@ -18,7 +19,6 @@ from phasejax.claims.judging import (
 )
 from phasejax.claims.paper import CLAIMS
 from phasejax.claims.writing import write
-from phasejax.records import until
 
 __all__ = [
     "ABSENT",

@@ -21,8 +21,9 @@ from typing import TypeAlias
 import numpy as np
 import xarray as xr
 
+from phasejax.analysis.run import NotRecordedError, grid_axes, settings
+from phasejax.analysis.statistics import bootstrap
 from phasejax.experiment import Experiment
-from phasejax.records import NotRecordedError, grid_axes, settings
 
 AGREES, DIFFERS, LONGER, ABSENT = "agrees", "differs", "needs longer training", "not in this run"
 VERDICTS = (AGREES, DIFFERS, LONGER, ABSENT)
@@ -62,9 +63,9 @@ class Measure:
 
     def series(self, dataset: xr.Dataset) -> xr.DataArray:
         """(resample, step): m itself at resample 0, then its bootstrap replicates."""
-        samples = self.samples(dataset).astype(float)
-        samples = samples.where(np.isfinite(samples))
-        averages = samples.weighted(_resampled(dataset.sizes["seed"])).mean("seed")
+        if dataset.sizes["seed"] < 2:
+            raise NotInRunError("A single seed has no error.")
+        averages = self.samples(dataset).weighted(bootstrap(dataset, _RESAMPLES)).mean("seed")
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.statistic(averages).transpose("resample", "step")
 
@@ -207,14 +208,6 @@ def _reason(claim: Claim, verdict: str, measured: tuple[Measured, ...], step: in
             onward = f"changes by {m.slope:+.2g} per decade, with {decades:.2g} decades to the paper's length"
             parts.append(f"'{m.name}' agrees at this length but {onward}")
     return "; ".join([*parts, claim.remark] if claim.remark else parts)
-
-
-def _resampled(seeds: int) -> xr.DataArray:
-    """Weights (resample, seed) of the bootstrap over seeds; the first row is the ensemble as it is."""
-    if seeds < 2:
-        raise NotInRunError("A single seed has no error.")
-    draws = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), _RESAMPLES)
-    return xr.DataArray(np.vstack([np.ones(seeds), draws]), dims=("resample", "seed"))
 
 
 def _same_system(dataset: xr.Dataset) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from phasejax.boundaries import PAPER_JAMMING_LINE, SIGMAS, converged
+from phasejax.analysis.boundaries import PAPER_JAMMING_LINE, SIGMAS, converged
+from phasejax.analysis.run import layer, require
+from phasejax.analysis.spectrum import level_spacing, marchenko_pastur_edges, rate, trace_ratio
+from phasejax.analysis.statistics import crossings, sound
 from phasejax.claims.judging import (
     PAPER_STEPS,
     Averages,
@@ -21,8 +24,6 @@ from phasejax.claims.judging import (
     log10,
     slope_of,
 )
-from phasejax.records import layer, require
-from phasejax.spectrum import level_spacing, marchenko_pastur_edges, rate, trace_ratio
 
 # Parts of the plane. A cell asked for must be on the grid; an axis taken whole must reach the paper's ends.
 
@@ -51,7 +52,9 @@ def _on(names: str, temperature: float | None = None, inverse_sigma: float | Non
             if wanted is not None:
                 found[dim] = int(np.argmin(np.abs(np.log(values / wanted))))
         part = dataset.isel(found)
-        return xr.Dataset({name: derive(part) for name, derive in derived.items()})
+        values = {name: derive(part) for name, derive in derived.items()}
+        # A student that diverged has no loss, but it is known whether it converged.
+        return xr.Dataset({n: v.astype(float) if v.dtype == bool else sound(part, v) for n, v in values.items()})
 
     return take
 
@@ -140,18 +143,8 @@ def _ratio(name: str, by: float) -> Statistic:
 
 
 def _last_crossing(values: xr.DataArray, level: xr.DataArray | float, rising: bool = False) -> xr.DataArray:
-    """log10 of the highest temperature at which values cross a level, interpolated in log T; NaN where they do not.
-
-    With `rising`, only crossings from below count.
-    """
-    above = (values - level).sortby("temperature").transpose(..., "temperature")
-    log_t, y = np.log10(above.temperature.values), above.values
-    y0, y1 = y[..., :-1], y[..., 1:]
-    crossed = (y0 < 0) & (y1 >= 0) if rising else (y0 >= 0) != (y1 >= 0)
-    at = log_t[:-1] + y0 / np.where(y0 == y1, np.nan, y0 - y1) * np.diff(log_t)
-    last = crossed.shape[-1] - 1 - np.argmax(crossed[..., ::-1], axis=-1)
-    found = np.take_along_axis(at, last[..., None], axis=-1)[..., 0]
-    return above.isel(temperature=0, drop=True).copy(data=np.where(crossed.any(-1), found, np.nan))
+    """log10 of the highest temperature at which values cross a level; NaN where they do not."""
+    return log10(crossings(values, level, "temperature", rising).max("crossing"))
 
 
 def _rise(name: str, share: float = 0.5) -> Statistic:

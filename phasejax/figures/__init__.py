@@ -12,6 +12,7 @@ import xarray as xr
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 
+from phasejax.analysis.run import RunError, until
 from phasejax.experiment import refuse
 from phasejax.figures.boundary import convergence_boundaries, criterion
 from phasejax.figures.density import feature_density
@@ -28,7 +29,6 @@ from phasejax.figures.maps import (
 from phasejax.figures.slices import ordered_slice, temperature_slices
 from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable
 from phasejax.figures.summary import phase_diagram
-from phasejax.records import RunError, until
 
 NUMBERED: dict[int, Draw] = {
     1: feature_density,

@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
-from phasejax import boundaries
+from phasejax.analysis import boundaries
+from phasejax.analysis.run import layer, until
+from phasejax.analysis.statistics import Statistic, crossings, final, nearest
 from phasejax.experiment import Reading
-from phasejax.figures.ensemble import Statistic, final, nearest
 from phasejax.figures.maps import ALIGNMENT, MEMORY, draw_map, hatch_missing
 from phasejax.figures.slices import ORDERED, TRAINING_LOSS, draw_with_bars, heading, in_temperature
 from phasejax.figures.style import TWO_COLUMNS, cell_label, house_style, new_figure, temperature_axis
-from phasejax.records import layer, until
 
 Look = tuple[str, str]
 """Colour and style of a line."""
@@ -72,7 +72,7 @@ def convergence_boundaries(
 
     figure, (left, centre, right) = new_figure(TWO_COLUMNS, 2.7, columns=3)
     draw_with_bars(left, axis, loss, statistic)
-    found = boundaries.crossings(share.isel(sigma_w=column), boundaries.SIGMAS[0])
+    found = crossings(share.isel(sigma_w=column), boundaries.SIGMAS[0], axis).dropna("crossing").values.tolist()
     for temperature in found:
         left.axvline(temperature, color="C1", linestyle="-.")
     interval = boundaries.transition(here, boundaries.SIGMAS[0], reading).isel(sigma_w=0)

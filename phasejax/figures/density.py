@@ -4,7 +4,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from phasejax import boundaries
+from phasejax.analysis import boundaries
+from phasejax.analysis.run import activation, layer, until
 from phasejax.figures.maps import label_cells
 from phasejax.figures.slices import disorder_colours
 from phasejax.figures.style import (
@@ -17,7 +18,6 @@ from phasejax.figures.style import (
     temperature_axis,
     training_length,
 )
-from phasejax.records import activation, layer, until
 
 # Variances of the pre-activations below, at and above the transition, and how their lines are drawn.
 VARIANCES = {0.125: ("C0", "-"), 0.5: ("C2", "--"), 4.0: ("C1", "-.")}

@@ -6,8 +6,10 @@ import xarray as xr
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from phasejax.boundaries import PAPER_JAMMING_LINE
-from phasejax.figures.ensemble import left_out, nearest, sound
+from phasejax.analysis.boundaries import PAPER_JAMMING_LINE
+from phasejax.analysis.run import activation, layer, settings, until
+from phasejax.analysis.spectrum import layer_sigma_w, marchenko_pastur, marchenko_pastur_edges
+from phasejax.analysis.statistics import left_out, nearest, sound
 from phasejax.figures.style import (
     ONE_COLUMN,
     TWO_COLUMNS,
@@ -18,8 +20,6 @@ from phasejax.figures.style import (
     temperature_axis,
     training_length,
 )
-from phasejax.records import activation, layer, settings, until
-from phasejax.spectrum import layer_sigma_w, marchenko_pastur, marchenko_pastur_edges
 
 # The paper's cells: temperature (or learning rate) and 1/sigma_W.
 PHASES = {"ordered": (2**-5, 8), "paramagnetic": (4, 8), "jammed": (2**-5, 2**-8)}

@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from phasejax import boundaries
+from phasejax.analysis import boundaries
+from phasejax.analysis.run import layer, require, until, why_not_recorded
+from phasejax.analysis.spectrum import memory
+from phasejax.analysis.statistics import nearest, sound, summary
 from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_contours
-from phasejax.figures.ensemble import nearest, sound, summary
 from phasejax.figures.maps import TEST_LOSS, draw_map
 from phasejax.figures.style import ONE_COLUMN, TWO_COLUMNS, NotDrawable, house_style, new_figure, training_length
-from phasejax.records import layer, require, until, why_not_recorded
-from phasejax.spectrum import memory
 
 FORGOTTEN: Look = ("1.0", ":")
 

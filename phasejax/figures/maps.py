@@ -11,7 +11,9 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from phasejax.figures.ensemble import Statistic, final, left_out, summary
+from phasejax.analysis.run import grid_axis, layer, settings, until
+from phasejax.analysis.spectrum import memory, rate, trace_ratio
+from phasejax.analysis.statistics import Statistic, final, left_out, summary
 from phasejax.figures.style import (
     INVERSE_SIGMA,
     ONE_COLUMN,
@@ -24,8 +26,6 @@ from phasejax.figures.style import (
     temperature_axis,
     training_length,
 )
-from phasejax.records import grid_axis, layer, settings, until
-from phasejax.spectrum import memory, rate, trace_ratio
 
 Scale = Literal["linear", "log", "signed"]
 

@@ -8,7 +8,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
-from phasejax.figures.ensemble import Statistic, final, left_out, nearest, summary
+from phasejax.analysis.run import until
+from phasejax.analysis.statistics import Statistic, final, left_out, nearest, summary
 from phasejax.figures.maps import edges, label_cells
 from phasejax.figures.style import (
     INVERSE_SIGMA,
@@ -20,7 +21,6 @@ from phasejax.figures.style import (
     temperature_axis,
     training_length,
 )
-from phasejax.records import until
 
 TRAINING_LOSS = r"training loss $\mathcal{L}$"
 GRADIENT = r"gradient $\|\nabla\mathcal{L}\|$"

@@ -10,7 +10,7 @@ import matplotlib.style
 import xarray as xr
 from matplotlib.figure import Figure
 
-from phasejax.records import LEVEL_DYNAMICS, NotRecordedError, grid_axis, layer, require, settings
+from phasejax.analysis.run import LEVEL_DYNAMICS, NotRecordedError, grid_axis, layer, require, settings
 
 ONE_COLUMN, TWO_COLUMNS = 3.375, 7.0
 """Widths of a figure in inches."""

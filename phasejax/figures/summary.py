@@ -6,14 +6,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
-from phasejax import boundaries
+from phasejax.analysis import boundaries
+from phasejax.analysis.run import activation, layer, until
+from phasejax.analysis.statistics import Statistic, final, nearest
 from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_line
 from phasejax.figures.density import before_training
 from phasejax.figures.eigenvalue_flow import PHASES, lies_in
-from phasejax.figures.ensemble import Statistic, final, nearest
 from phasejax.figures.maps import ALIGNMENT, MEMORY, RATE, TEST_LOSS, Scale, draw_map, growth_rate
 from phasejax.figures.style import TWO_COLUMNS, house_style, new_figure, power_of_two, training_length
-from phasejax.records import activation, layer, until
 
 # As in the paper, the contour is hidden where T/sigma_W is at most this: disorder, not heat, keeps students from converging.
 HIDDEN = 0.1

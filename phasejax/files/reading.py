@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from phasejax.analysis.run import RunError, grid_axes, settings
 from phasejax.checks import ExperimentError, refuse
 from phasejax.experiment import Experiment
 from phasejax.files import netcdf
@@ -16,7 +17,6 @@ from phasejax.files.layout import has_records, paths, segments, slabs_in, states
 from phasejax.files.netcdf import DamagedError
 from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, refuse_newer
 from phasejax.files.state import read_header
-from phasejax.records import RunError, grid_axes, settings
 from phasejax.starts import FromRun
 from phasejax.tasks import same_file
 

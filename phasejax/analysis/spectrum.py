@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from phasejax.records import layer
+from phasejax.analysis.run import layer
 
 
 def level_spacing(dataset: xr.Dataset) -> xr.DataArray:

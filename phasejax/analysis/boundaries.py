@@ -3,13 +3,16 @@
 Students of one seed share teacher, data and initial draw, so cells are correlated and every error is over seeds.
 """
 
+import warnings
+
 import contourpy
 import numpy as np
 import xarray as xr
 from scipy import stats
 
-from phasejax.records import activation, layer
-from phasejax.spectrum import layer_sigma_w, level_spacing
+from phasejax.analysis.run import activation, layer
+from phasejax.analysis.spectrum import layer_sigma_w, level_spacing
+from phasejax.analysis.statistics import bootstrap, crossings
 
 PAPER_JAMMING_LINE = np.sqrt(2.0)
 """1/sigma_W at which the paper puts the change from double to single well (sigma_W^2 = 1/2 in Eq 2.22)."""
@@ -78,19 +81,6 @@ def contours(values: xr.DataArray, level: float) -> list[tuple[np.ndarray, np.nd
     return [(np.exp(line[:, 0]), np.exp(line[:, 1])) for line in lines]  # pyright: ignore
 
 
-def crossings(values: xr.DataArray, level: float) -> list[float]:
-    """All temperatures at which a function of temperature alone crosses a level, ascending, by interpolation in log T."""
-    values = values.sortby("temperature")
-    return _crossings(np.log(values.temperature.values), values.values, level)
-
-
-def _crossings(log_t: np.ndarray, values: np.ndarray, level: float) -> list[float]:
-    above = values >= level
-    (at,) = np.nonzero(above[1:] != above[:-1])
-    share = (level - values[at]) / (values[at + 1] - values[at])
-    return np.exp(log_t[at] + share * (log_t[at + 1] - log_t[at])).tolist()
-
-
 def transition(
     dataset: xr.Dataset,
     level: float = SIGMAS[0],
@@ -110,33 +100,25 @@ def transition(
         confidence: of the interval.
 
     Returns:
-        Over sigma_w: `crossings`, all temperatures of crossing, ascending along a dimension `crossing` and filled up with
-        NaN; `T_c`, the highest of them, NaN without one; `T_c_low` and `T_c_high`, its bootstrap interval; `T_below` and
-        `T_above`, the grid's temperatures around T_c, which bracket it where a bootstrap of 100 out of 100 has no width.
+        Over sigma_w: `crossings`, all temperatures of crossing, along a dimension `crossing` with NaN in between; `T_c`, the
+        highest of them, NaN without one; `T_c_low` and `T_c_high`, its bootstrap interval; `T_below` and `T_above`, the
+        grid's temperatures around T_c, which bracket it where a bootstrap of 100 out of 100 has no width.
     """
     yes = converged(dataset, reading)
-    yes = (yes.isel(step=-1) if step is None else yes.sel(step=step)).sortby("temperature")
-    votes = yes.transpose("sigma_w", "temperature", "seed").values.astype(float)
-    temperatures = yes.temperature.values
-    log_t, seeds = np.log(temperatures), votes.shape[-1]
-    draws = np.random.default_rng(0).integers(0, seeds, (resamples, seeds))
-    every = [_crossings(log_t, row.mean(-1), level) for row in votes]
-    rows = []
-    for row, found in zip(votes, every, strict=True):
-        means = row[:, draws].mean(-1).T
-        resampled = [crossed[-1] for mean in means if (crossed := _crossings(log_t, mean, level))]
-        tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-        low, high = np.quantile(resampled, tails) if len(resampled) > resamples / 2 else (np.nan, np.nan)
-        centre = found[-1] if found else np.nan
-        below, above = temperatures[temperatures <= centre], temperatures[temperatures > centre]
-        bracket = (below[-1], above[0]) if len(below) and len(above) else (np.nan, np.nan)
-        rows.append((centre, low, high, *bracket))
-    names = ("T_c", "T_c_low", "T_c_high", "T_below", "T_above")
-    columns = zip(names, zip(*rows, strict=True), strict=True)
-    variables = {name: ("sigma_w", np.array(column)) for name, column in columns}
-    most = max(1, *map(len, every))
-    padded = np.array([found + [np.nan] * (most - len(found)) for found in every])
-    return xr.Dataset({**variables, "crossings": (("sigma_w", "crossing"), padded)}, coords=yes.sigma_w.coords)
+    yes = yes.isel(step=-1) if step is None else yes.sel(step=step)
+    shares = yes.astype(float).weighted(bootstrap(dataset, resamples)).mean("seed")
+    every = crossings(shares, level, "temperature")
+    last = every.max("crossing")  # NaN where nothing is crossed
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    replicates = last.isel(resample=slice(1, None))
+    enough = replicates.notnull().mean("resample") > 0.5
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        low, high = (replicates.quantile(tail, "resample").drop_vars("quantile").where(enough) for tail in tails)
+    centre, grid = last.isel(resample=0), yes.temperature
+    below, above = grid.where(grid <= centre).max("temperature"), grid.where(grid > centre).min("temperature")
+    found = {"T_c": centre, "T_c_low": low, "T_c_high": high, "T_below": below, "T_above": above}
+    return xr.Dataset({**found, "crossings": every.isel(resample=0)})
 
 
 def measured_jamming_line(dataset: xr.Dataset) -> tuple[float, float]:

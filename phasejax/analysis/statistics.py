@@ -1,4 +1,8 @@
-"""From the students of a run to what is drawn: which students, and which statistic over the seeds."""
+"""From the students of a run to numbers with errors: which students count, statistics over seeds, bootstrap, and crossings.
+
+There is one of each, for figures and claims alike. Students of one seed share teacher, data and initial draw, so cells are
+correlated, and every error is over seeds; replicas share teacher and data, and are drawn together.
+"""
 
 import warnings
 from typing import Literal
@@ -47,3 +51,39 @@ def left_out(*values: xr.DataArray) -> str:
 def nearest(values: xr.DataArray | np.ndarray, wanted: float) -> int:
     """Index of the value nearest to `wanted` on a logarithmic axis."""
     return int(np.argmin(np.abs(np.log(np.asarray(values) / wanted))))
+
+
+def bootstrap(dataset: xr.Dataset | xr.DataArray, resamples: int) -> xr.DataArray:
+    """Weights (resample, seed) of a bootstrap over seeds, the same for every cell and record.
+
+    Resample 0 is the ensemble as it is. Seeds with one teacher count as one draw.
+    """
+    teachers = dataset["teacher"].values if "teacher" in dataset.coords else np.arange(dataset.sizes["seed"])
+    _, of_seed = np.unique(teachers, return_inverse=True)
+    groups = int(of_seed.max(initial=0)) + 1
+    draws = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), resamples)[:, of_seed]
+    weights = np.vstack([np.ones(len(of_seed)), draws])
+    return xr.DataArray(weights, dims=("resample", "seed"))
+
+
+def crossings(values: xr.DataArray, level: xr.DataArray | float, along: str, rising: bool = False) -> xr.DataArray:
+    """Where values cross a level along an axis, interpolated in its logarithm.
+
+    Args:
+        values: with the axis `along`, and any others.
+        level: the level.
+        along: name of the axis.
+        rising: count crossings from below only.
+
+    Returns:
+        `values` with a dimension `crossing` in place of the axis, one for each of its intervals, ascending: the place of the
+        crossing, or NaN where there is none.
+    """
+    above = (values - level).sortby(along).transpose(..., along)
+    log_x, y = np.log(above[along].values), above.values
+    y0, y1 = y[..., :-1], y[..., 1:]
+    crossed = (y0 < 0) & (y1 >= 0) if rising else (y0 >= 0) != (y1 >= 0)
+    at = log_x[:-1] + y0 / np.where(crossed, y0 - y1, np.nan) * np.diff(log_x)
+    dims = (*above.dims[:-1], "crossing")
+    coords = {name: of for name, of in above.coords.items() if along not in of.dims}
+    return xr.DataArray(np.exp(at), coords, dims)
