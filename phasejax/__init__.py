@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from phasejax.simulation import Interrupted, simulate
     from phasejax.starts import FromDraw, FromRun, FromTeacher
     from phasejax.state import Advance, Batches, Cells, Clock, Data, State, Student, Task
+    from phasejax.studies.study import Study
     from phasejax.tasks import Arrays, Digits, Keys, TeacherStudent
 
     __version__: str
@@ -53,6 +54,7 @@ _HOMES = {
     "State": "state",
     "StoreError": "files.durable",
     "Student": "state",
+    "Study": "studies.study",
     "Task": "state",
     "TeacherStudent": "tasks",
     "merge": "files.slabs",
@@ -86,6 +88,7 @@ __all__ = [
     "State",
     "StoreError",
     "Student",
+    "Study",
     "Task",
     "TeacherStudent",
     "claims",
@@ -104,7 +107,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"phasejax.{name}")
     if name == "open":
-        return importlib.import_module("phasejax.files.reading").open_run
+        return importlib.import_module("phasejax.studies.study").open_any
     if name not in _HOMES:
         raise AttributeError(f"module 'phasejax' has no attribute {name!r}")
     return getattr(importlib.import_module(f"phasejax.{_HOMES[name]}"), name)

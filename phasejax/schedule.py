@@ -35,10 +35,13 @@ class Schedule:
     """Between knots: linear in the logarithm of the factor (log), or in the factor itself (linear)."""
     weights: str = "decades"
     """When weights are recorded: at all "records", at whole "decades" of steps and the ends, or at the "ends"."""
+    stride: int = 1
+    """Records are taken at so many times the steps they would be at else: members of a study fall together."""
 
     def __post_init__(self) -> None:
         set_fields(self, steps=whole("schedule.steps", self.steps, 0),
-                   records_per_decade=whole("schedule.records_per_decade", self.records_per_decade, 1, 1000))  # fmt: skip
+                   records_per_decade=whole("schedule.records_per_decade", self.records_per_decade, 1, 1000),
+                   stride=whole("schedule.stride", self.stride, 1))  # fmt: skip
         one_of("schedule.interpolation", self.interpolation, ("log", "linear"))
         one_of("schedule.weights", self.weights, ("records", "decades", "ends"))
         if self.rate == "cosine":
@@ -158,11 +161,11 @@ class Ladder(NamedTuple):
         return max(0, step - self.epoch)
 
     def _decades(self) -> set[int]:
-        last = self.schedule.steps
-        return {0, last} | {10**k for k in range(len(str(last))) if 10**k <= last}
+        last, stride = self.schedule.steps, self.schedule.stride
+        return {0, last} | {stride * 10**k for k in range(len(str(last))) if stride * 10**k <= last}
 
     def _spaced(self, last: int) -> Iterator[int]:
         k = 0
-        while (step := round(10 ** (k / self.schedule.records_per_decade))) <= last:
+        while (step := self.schedule.stride * round(10 ** (k / self.schedule.records_per_decade))) <= last:
             yield step if step <= self.epoch else round(step / self.epoch) * self.epoch
             k += 1

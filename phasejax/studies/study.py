@@ -1,0 +1,245 @@
+"""A study: experiments that differ in what cannot be an axis (batch size, widths, order ...), and one tree of results.
+
+    Study(base, vary={"sgd.batch_size": [1, 4, 16]}, clock="epochs").run("runs/batch")
+
+trains `runs/batch/batch_size=1.nc` and so on, each a run like any other, and opens them as one DataTree.
+"""
+
+import itertools
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phasejax.checks import ExperimentError, one_of, part, refuse, sequence, set_fields, text
+from phasejax.experiment import Experiment
+from phasejax.parts import KINDS, frozen, part_of, table_of, written
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+CLOCKS = ("steps", "epochs", "time")
+
+
+@part("study")
+class Study:
+    """Several experiments made of one, and the clock on which their records fall together.
+
+    Fields are named as in a settings file, `sgd.batch_size`, or whole parts, `network`.
+
+    Raises:
+        ExperimentError: a field that does not exist, a member that cannot be, or a clock on which they do not fall together.
+    """
+
+    base: Experiment
+    """What all have in common."""
+    vary: Mapping[str, Any] | tuple = ()
+    """Fields and the values they take: every combination of them is a member."""
+    members: Mapping[str, Mapping[str, Any]] | tuple = ()
+    """Further members by name, each with the fields in which it differs from the base."""
+    question: str = ""
+    """What is asked, in a sentence."""
+    clock: str = "steps"
+    """Members are equally long in steps, epochs, or time (learning rate times steps), and recorded at the same of these."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Experiment):
+            raise refuse("study.base", self.base, "it must be an Experiment")
+        one_of("study.clock", self.clock, CLOCKS)
+        vary = {
+            text("study.vary", name): tuple(_value(name, value) for value in sequence(f"study.vary.{name}", values))
+            for name, values in dict(self.vary).items()
+        }
+        members = {
+            text("study.members", name): tuple((field, _value(field, value)) for field, value in dict(overrides).items())
+            for name, overrides in dict(self.members).items()
+        }
+        set_fields(self, vary=tuple(vary.items()), members=tuple(members.items()),
+                   question=text("study.question", self.question))  # fmt: skip
+        self.experiments()
+
+    def experiments(self) -> dict[str, Experiment]:
+        """The members by name, in the order in which they are said."""
+        found: dict[str, Experiment] = {}
+        for name, overrides in self._overrides():
+            if name in found:
+                raise refuse("study.members", name, "two members have this name")
+            found[name] = changed(self.base, overrides)
+        if not found:
+            raise refuse("study.vary", {}, "there is no member; name a field and its values")
+        return self._in_step(found) if self.clock != "steps" else found
+
+    def _overrides(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        if self.vary:
+            for values in itertools.product(*(values for _, values in self.vary)):
+                overrides: dict[str, Any] = {name: value for (name, _), value in zip(self.vary, values, strict=True)}
+                yield ",".join(f"{name.rpartition('.')[2]}={_word(value)}" for name, value in overrides.items()), overrides
+        for name, of_member in self.members:
+            yield _word(name), dict(of_member)
+
+    def _in_step(self, found: dict[str, Experiment]) -> dict[str, Experiment]:
+        """Members as long as the base on the clock, with records at the same times.
+
+        The member with the fewest steps has a ladder of its own; the others' is that one times a whole number.
+        """
+        lengths = {name: self._rate(self.base, name) / self._rate(member, name) for name, member in found.items()}
+        steps = {name: self.base.schedule.steps * length for name, length in lengths.items()}
+        fewest = min(steps.values())
+        for name, number in steps.items():
+            if number.denominator != 1 or (fewest and (number / fewest).denominator != 1):
+                allowed = f"the steps of the member {name} would be {float(number):g}, not a multiple of {float(fewest):g}"
+                raise refuse("study.clock", self.clock, allowed)
+        strides = {name: int(number / fewest) if fewest else 1 for name, number in steps.items()}
+        return {
+            name: replace(member, schedule=replace(member.schedule, steps=int(steps[name]), stride=strides[name]))
+            for name, member in found.items()
+        }
+
+    def _rate(self, experiment: Experiment, name: str) -> Fraction:
+        """How far the clock goes in a step."""
+        if self.clock == "epochs":
+            return Fraction(experiment.sgd.batch_size, experiment.task.samples)
+        rates, base = experiment.cells()["learning_rate"], self.base.cells()["learning_rate"]
+        ratios = {Fraction(rate / of).limit_denominator(10**6) for rate, of in zip(rates, base, strict=False)}
+        if len(ratios) != 1 or len(rates) != len(base):
+            allowed = f"the learning rates of the member {name} are not those of the base times a number"
+            raise refuse("study.clock", "time", allowed)
+        return ratios.pop()
+
+    def run(self, folder: str | Path, **options: Any) -> "xr.DataTree":
+        """Train what is missing, and open all of it.
+
+        Args:
+            folder: where the members' files go; a member that is there is gone on with, or taken as it is.
+            **options: as `simulate` takes them.
+
+        Returns:
+            A node a member, each the Dataset of its run (step axes may differ), and the question as an attribute.
+
+        Raises:
+            StoreError: the folder holds something else.
+        """
+        from phasejax.files.durable import StoreError
+        from phasejax.files.layout import paths
+        from phasejax.simulation import simulate
+
+        folder = Path(folder)
+        described = self.to_toml()
+        kept = folder / "study.toml"
+        if kept.exists() and kept.read_text("utf-8") != described:
+            raise StoreError(f"{folder} holds another study: choose another folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(described, "utf-8")
+        for name, experiment in self.experiments().items():
+            begun = any(path.exists() for path in paths(folder / name))
+            simulate(experiment, folder / name, resume=begun, **options).close()
+        return open_study(folder)
+
+    def to_toml(self) -> str:
+        """The study as TOML; `from_toml` gives back an equal one where all its names are known."""
+        import tomli_w
+
+        tables: dict[str, Any] = {"question": self.question, "clock": self.clock, "base": self.base.to_tables()}
+        tables["vary"] = {name: [_table(name, value) for value in values] for name, values in self.vary}
+        tables["members"] = {
+            name: {field: _table(field, value) for field, value in overrides} for name, overrides in self.members
+        }
+        return tomli_w.dumps(tables)
+
+    @classmethod
+    def from_toml(cls, content: str, source: str = "study") -> "Study":
+        """Read a study from TOML text."""
+        try:
+            tables = tomllib.loads(content)
+        except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+            raise ExperimentError(f"{source} is not valid TOML: {error}.") from None
+        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for name in tables:
+            if name not in names:
+                raise refuse(name, tables[name], f"a study has {', '.join(names)}")
+        for name in ("base", "vary", "members"):
+            if not isinstance(tables.setdefault(name, {}), Mapping):
+                raise refuse(f"study.{name}", tables[name], "it must be a table")
+        return cls(**{**tables, "base": Experiment.from_tables(tables["base"])})
+
+
+def changed(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
+    """An experiment with other fields, `sgd.batch_size` for instance, or whole parts, `network`.
+
+    Raises:
+        ExperimentError: there is no such field, or the experiment cannot be.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    whole: dict[str, Any] = {}
+    for path, value in overrides.items():
+        table, _, field = path.partition(".")
+        if table not in [one.name for one in fields(Experiment)]:  # type: ignore[arg-type]
+            raise refuse("study", path, "name a field of an experiment, as sgd.batch_size, or a part of it, as network")
+        if field:
+            parts.setdefault(table, {})[field] = value
+        else:
+            whole[table] = value
+    for table, values in parts.items():
+        whole[table] = replace(whole.get(table, getattr(experiment, table)), **values)
+    return replace(experiment, **whole)
+
+
+def open_study(folder: str | Path) -> "xr.DataTree":
+    """The results of a study as one DataTree: a node a member, those that have records so far.
+
+    Raises:
+        StoreError: there is no study in the folder, or nothing recorded yet.
+    """
+    import xarray as xr
+
+    from phasejax.files.durable import StoreError
+    from phasejax.files.layout import has_records
+    from phasejax.files.reading import open_run
+
+    folder = Path(folder)
+    try:
+        tables = tomllib.loads((folder / "study.toml").read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError):
+        raise StoreError(f"{folder} holds no study: its study.toml cannot be read.") from None
+    there = sorted({path.with_suffix("") for path in folder.iterdir() if path.suffix == ".nc" or path.is_dir()})
+    nodes = {path.name: open_run(path) for path in there if has_records(path)}
+    if not nodes:
+        raise StoreError(f"{folder} has no records yet.")
+    tree = xr.DataTree.from_dict(nodes, name=folder.name)
+    tree.attrs.update(question=str(tables.get("question", "")), clock=str(tables.get("clock", "steps")))
+    return tree
+
+
+def open_any(path: str | Path) -> "xr.Dataset | xr.DataTree":
+    """Open a finished file, the records so far of a run that has not ended, or a folder of a study as a DataTree.
+
+    Args:
+        path: `runs/desk.nc`, or the folder `runs/desk`.
+
+    Raises:
+        StoreError: there is neither.
+    """
+    from phasejax.files.reading import open_run
+
+    return open_study(path) if (Path(path) / "study.toml").is_file() else open_run(path)
+
+
+def _word(value: Any) -> str:
+    """A value as part of a file's name."""
+    if isinstance(value, tuple | list):
+        return "-".join(map(_word, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return "-".join([type(value).__name__, *(_word(getattr(value, field.name)) for field in fields(value))][:3])
+    return re.sub(r"[^\w.+=,-]", "_", f"{value:g}" if isinstance(value, float) else str(written(value)))
+
+
+def _value(path: str, value: Any) -> Any:
+    """A field's value as a part has it; a whole part may be given as its table."""
+    return part_of(path, dict(value)) if path in KINDS and isinstance(value, Mapping) else frozen(value)
+
+
+def _table(path: str, value: Any) -> Any:
+    return table_of(path, value) if path in KINDS else written(value)
