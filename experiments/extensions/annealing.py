@@ -1,6 +1,6 @@
 """Does cooling slowly from T = 64 reach what a quench to the same temperatures does not?
 
-    python -m experiments.extensions.annealing
+python -m experiments.extensions.annealing
 """
 
 from dataclasses import replace

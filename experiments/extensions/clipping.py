@@ -1,6 +1,6 @@
 """Does clipping gradients move the temperature boundary? An optax chain, and the clip as an axis.
 
-    python -m experiments.extensions.clipping
+python -m experiments.extensions.clipping
 """
 
 from pathlib import Path

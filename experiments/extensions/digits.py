@@ -1,6 +1,6 @@
 """Which learning rate and initial scale suit handwritten digits? Cross-entropy, relu, all layers trained.
 
-    python -m experiments.extensions.digits
+python -m experiments.extensions.digits
 """
 
 from pathlib import Path

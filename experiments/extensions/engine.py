@@ -1,6 +1,6 @@
 """An engine of one's own, in plain NumPy on the host: it trains the paper's students as `autodiff` does.
 
-    python -m experiments.extensions.engine
+python -m experiments.extensions.engine
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """Is T = learning rate / (B (1 - momentum)) the temperature? The plane of momentum and temperature.
 
-    python -m experiments.extensions.momentum
+python -m experiments.extensions.momentum
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """Where are the phases of a network of one's own, with a residual connection?
 
-    python -m experiments.extensions.residual
+python -m experiments.extensions.residual
 """
 
 from dataclasses import dataclass

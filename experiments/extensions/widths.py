@@ -1,6 +1,6 @@
 """How do the phases change with the number of nodes? Widths are no axis, so this is a study.
 
-    python -m experiments.extensions.widths
+python -m experiments.extensions.widths
 """
 
 from dataclasses import replace

@@ -73,12 +73,13 @@ class Study:
         return self._in_step(found) if self.clock != "steps" else found
 
     def _overrides(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        if self.vary:
-            for values in itertools.product(*(values for _, values in self.vary)):
-                overrides: dict[str, Any] = {name: value for (name, _), value in zip(self.vary, values, strict=True)}
-                yield ",".join(f"{name.rpartition('.')[2]}={_word(value)}" for name, value in overrides.items()), overrides
-        for name, of_member in self.members:
-            yield _word(name), dict(of_member)
+        """Names of the members, and in which fields they differ from the base."""
+        paths: list[str] = [path for path, _ in self.vary]
+        for values in itertools.product(*(values for _, values in self.vary)) if paths else ():
+            words = (f"{path.rpartition('.')[2]}={_word(value)}" for path, value in zip(paths, values, strict=True))
+            yield ",".join(words), {path: value for path, value in zip(paths, values, strict=True)}  # noqa: C416
+        for name, overrides in self.members:
+            yield _word(name), dict(overrides)
 
     def _in_step(self, found: dict[str, Experiment]) -> dict[str, Experiment]:
         """Members as long as the base on the clock, with records at the same times.
