@@ -21,7 +21,7 @@ QUENCHED = replace(
 
 
 def annealed(quenched: pj.Experiment) -> list[pj.Experiment]:
-    """The same ends reached from T = 64 along a line in log T; each end is a schedule of its own, hence a program's argument."""
+    """The same ends reached from T = 64 along a line in log T. Another schedule is another argument, not another program."""
     grid = dict(quenched.grid.numbers)
     return [
         replace(

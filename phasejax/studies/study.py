@@ -36,10 +36,10 @@ class Study:
 
     base: Experiment
     """What all have in common."""
-    vary: Mapping[str, Any] | tuple = ()
-    """Fields and the values they take: every combination of them is a member."""
-    members: Mapping[str, Mapping[str, Any]] | tuple = ()
-    """Further members by name, each with the fields in which it differs from the base."""
+    vary: Any = ()
+    """A mapping of fields to the values they take: every combination of them is a member."""
+    members: Any = ()
+    """A mapping of names of further members to the fields in which they differ from the base."""
     question: str = ""
     """What is asked, in a sentence."""
     clock: str = "steps"

@@ -1,0 +1,49 @@
+"""Each extension runs at small size, draws its picture, and is as short as it says."""
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import phasejax as pj
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # experiments/ is in the checkout only
+SCRIPTS = sorted(path.stem for path in (ROOT / "experiments" / "extensions").glob("[a-z]*.py"))
+
+
+def smaller(experiment):
+    """Two values an axis, one seed, a few steps."""
+    axes = {name: (values[0], values[-1]) for name, values in experiment.grid.axes.items()}
+    return replace(experiment, grid=replace(experiment.grid, seeds=2, **axes), schedule=pj.Schedule(10))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_runs_and_draws_a_picture(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script = importlib.import_module(f"experiments.extensions.{name}")
+    (given,) = [value for value in script.main.__defaults__ if isinstance(value, pj.Experiment | pj.Study)]
+    if isinstance(given, pj.Study):
+        small = replace(given, base=smaller(given.base), vary={path: values[:2] for path, values in given.vary})
+    else:
+        small = smaller(given)
+    written = script.main(small)
+    assert {path.suffix for path in written} == {".png", ".pdf"}
+    assert all((tmp_path / path).stat().st_size > 3000 for path in written)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_is_short_and_needs_no_part_of_the_inside(name):
+    text = (ROOT / "experiments" / "extensions" / f"{name}.py").read_text()
+    assert len(text.splitlines()) <= 60
+    assert "._" not in text
+    assert "from phasejax" not in text
+
+
+def test_an_engine_in_numpy_agrees_with_the_reference(capsys):
+    script = importlib.import_module("experiments.extensions.engine")
+    ours, reference = (pj.simulate(smaller(script.COLD), engine=engine) for engine in (script.Numpy(), "autodiff"))
+    assert float(abs(ours.weights - reference.weights).max() / abs(reference.weights).max()) < 1e-5
+    assert float(abs(ours.train_loss - reference.train_loss).max()) < 1e-5
