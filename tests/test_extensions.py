@@ -40,10 +40,3 @@ def test_it_is_short_and_needs_no_part_of_the_inside(name):
     assert len(text.splitlines()) <= 60
     assert "._" not in text
     assert "from phasejax" not in text
-
-
-def test_an_engine_in_numpy_agrees_with_the_reference(capsys):
-    script = importlib.import_module("experiments.extensions.engine")
-    ours, reference = (pj.simulate(smaller(script.COLD), engine=engine) for engine in (script.Numpy(), "autodiff"))
-    assert float(abs(ours.weights - reference.weights).max() / abs(reference.weights).max()) < 1e-5
-    assert float(abs(ours.train_loss - reference.train_loss).max()) < 1e-5
