@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from phasejax.checks import ExperimentError
     from phasejax.engines import Engine
     from phasejax.experiment import Experiment
+    from phasejax.figures.style import figure
     from phasejax.files.durable import StoreError
     from phasejax.files.reading import open_run as open  # noqa: F401
     from phasejax.files.slabs import Shard, merge
@@ -55,6 +56,7 @@ _HOMES = {
     "Student": "state",
     "Task": "state",
     "TeacherStudent": "tasks",
+    "figure": "figures.style",
     "merge": "files.slabs",
     "simulate": "simulation",
 }
@@ -89,6 +91,7 @@ __all__ = [
     "Task",
     "TeacherStudent",
     "claims",
+    "figure",
     "figures",
     "merge",
     "simulate",

@@ -285,7 +285,7 @@ def test_at_step_takes_a_recorded_step_or_names_the_nearest(run, tmp_path):
     assert not (tmp_path / "no").exists()
     assert until(run, 10).step[-1] == 10
     assert until(run, 10).step_ends.values.tolist() == [0]
-    for draw in figures.FIGURES.values():
+    for draw in figures.FIGURES:
         assert "step" in inspect.signature(draw).parameters
 
 
@@ -330,7 +330,8 @@ def with_relu(run):
 def test_what_makes_no_sense_for_a_run_is_skipped_with_a_sentence(run, other, skipped):
     data = other(run.isel(step=[0, 1, -1]))
     reasons = {}
-    for name, draw in figures.FIGURES.items():
+    for draw in figures.FIGURES:
+        name = figures.file_name(draw)
         try:
             figure = draw(data)
         except figures.NotDrawable as reason:
@@ -373,7 +374,7 @@ def test_runs_of_other_axes_than_the_plane_end_in_a_sentence(tmp_path, axes, wor
     grid = Grid(**({"temperature": (0.5, 1.0), "sigma_w": (1.0, 2.0)} | axes), seeds=2)
     data = phasejax.simulate(small(grid=grid, schedule=Schedule(2), observe=FEW), progress=False)
     refused = [lambda: figures.draw_all(data, tmp_path / "no"), lambda: claims.check(data)]
-    for refuse in (*refused, *(lambda draw=draw: draw(data) for draw in figures.FIGURES.values())):
+    for refuse in (*refused, *(lambda draw=draw: draw(data) for draw in figures.FIGURES)):
         with pytest.raises((RunError, figures.NotDrawable)) as refusal:
             refuse()
         assert words in str(refusal.value)
@@ -433,7 +434,7 @@ def test_a_network_of_ones_own_is_drawn_as_far_as_it_goes(tmp_path, capsys):
     drawn = {path.stem for path in figures.draw_all(data, tmp_path)}
     assert {"fig2", "fig3", "fig4", "fig6", "fig7", "teacher_overlaps", "against_length"} <= drawn
     skipped = capsys.readouterr().err.splitlines()
-    assert {line.split()[0] for line in skipped} | drawn == set(figures.FIGURES)
+    assert {line.split()[0] for line in skipped} | drawn == set(map(figures.file_name, figures.FIGURES))
     assert "fig5 is skipped: alignment is not recorded: the network is not a phasejax.Network." in skipped
     assert {v.verdict for v in claims.check(data)} == {claims.ABSENT}
 

@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 
-from phasejax.analysis.run import RunError, until
+from phasejax.analysis.run import RunError
 from phasejax.experiment import refuse
 from phasejax.figures.boundary import convergence_boundaries, criterion
 from phasejax.figures.density import feature_density
@@ -27,56 +27,47 @@ from phasejax.figures.maps import (
     teacher_overlaps,
 )
 from phasejax.figures.slices import ordered_slice, temperature_slices
-from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable
+from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable, file_name
 from phasejax.figures.summary import phase_diagram
 
-NUMBERED: dict[int, Draw] = {
-    1: feature_density,
-    2: loss_map,
-    3: temperature_slices,
-    4: ordered_slice,
-    5: memory_and_alignment,
-    6: eigenvalue_flow,
-    7: rate_map,
-    8: convergence_boundaries,
-    9: phase_diagram,
-}
-"""The paper's figures by their numbers."""
-
-NAMED: dict[str, Draw] = {
-    draw.__name__: draw
-    for draw in (
-        normalised_memory,
-        teacher_overlaps,
-        seed_variance,
-        criterion,
-        initial_spectrum,
-        against_length,
-        along_training,
-    )
-}
-"""What the paper has no figure of."""
-
-FIGURES: dict[str, Draw] = {f"fig{number}": draw for number, draw in NUMBERED.items()} | NAMED
-"""All of them, by the names of their files."""
+FIGURES: tuple[Draw, ...] = (
+    feature_density,
+    loss_map,
+    temperature_slices,
+    ordered_slice,
+    memory_and_alignment,
+    eigenvalue_flow,
+    rate_map,
+    convergence_boundaries,
+    phase_diagram,
+    normalised_memory,
+    teacher_overlaps,
+    seed_variance,
+    criterion,
+    initial_spectrum,
+    against_length,
+    along_training,
+)
+"""The paper's figures in its order, then what the paper has no figure of."""
 
 
-def chosen(only: Sequence[int | str] | None) -> list[str]:
-    """Names in `FIGURES` of figures given by number or name; all of them for None.
+def chosen(only: Sequence[int | str] | None, figures: Sequence[Draw] = FIGURES) -> list[Draw]:
+    """Those of the figures that are given by number or name; all of them for None.
 
     Raises:
         ExperimentError: there is no such figure, or none is named.
     """
     if only is None:
-        return list(FIGURES)
-    there = f"there are figures {', '.join(map(str, NUMBERED))} and {', '.join(NAMED)}"
+        return list(figures)
+    named = {file_name(draw): draw for draw in figures}
+    there = f"there are figures {', '.join(str(draw.number or draw.__name__) for draw in figures)}"
     if not only:
         raise refuse("only", "", there)
-    names = [str(name) if str(name) in FIGURES else f"fig{name}" for name in only]
+    names = [str(name) if str(name) in named else f"fig{name}" for name in only]
     for name, given in zip(names, only, strict=True):
-        if name not in FIGURES:
+        if name not in named:
             raise refuse("only", given, there)
-    return list(dict.fromkeys(names))
+    return [named[name] for name in dict.fromkeys(names)]
 
 
 def draw_all(
@@ -84,6 +75,7 @@ def draw_all(
     folder: str | Path,
     only: Sequence[int | str] | None = None,
     *,
+    figures: Sequence[Draw] = FIGURES,
     step: int | None = None,
     reading: str = "drift",
 ) -> list[Path]:
@@ -93,6 +85,7 @@ def draw_all(
         dataset: a run.
         folder: where `fig2.pdf` and the like go; it is made if needed.
         only: numbers or names of figures; all there are by default.
+        figures: what there is; the paper's and those beyond it by default.
         step: the record to draw; the last if None.
         reading: of the convergence criterion.
 
@@ -105,13 +98,13 @@ def draw_all(
     """
     # It finds matplotlib's own fonts too old, at every PDF.
     logging.getLogger("fontTools").setLevel(logging.ERROR)
-    names, dataset = chosen(only), until(dataset, step)
+    asked = chosen(only, figures)
     drawn, skipped = {}, []
-    for name in names:
-        draw = FIGURES[name]
+    for draw in asked:
+        name = file_name(draw)
         options: dict[str, Any] = {"reading": reading} if "reading" in inspect.signature(draw).parameters else {}
         try:
-            drawn[name] = draw(dataset, **options)
+            drawn[name] = draw(dataset, step=step, **options)
         except NotDrawable as reason:
             skipped.append(f"{name} is skipped: {reason}")
     if not drawn:

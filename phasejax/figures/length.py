@@ -11,12 +11,12 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from phasejax.analysis import boundaries
-from phasejax.analysis.run import layer, require, until, why_not_recorded
+from phasejax.analysis.run import layer, require, why_not_recorded
 from phasejax.analysis.spectrum import memory
 from phasejax.analysis.statistics import nearest, sound, summary
 from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_contours
 from phasejax.figures.maps import TEST_LOSS, draw_map
-from phasejax.figures.style import ONE_COLUMN, TWO_COLUMNS, NotDrawable, house_style, new_figure, training_length
+from phasejax.figures.style import ONE_COLUMN, TWO_COLUMNS, NotDrawable, figure, new_figure, training_length
 
 FORGOTTEN: Look = ("1.0", ":")
 
@@ -64,10 +64,12 @@ def plane(dataset: xr.Dataset, reading: str) -> Plane:
     return Plane(losses, (float(means.min()), float(means.max())) if means.size else None, lines)
 
 
-@house_style("test_loss", "G_t0", "G_00", "G_tt")
-def against_length(dataset: xr.Dataset, *, step: int | None = None, reading: str = "drift") -> Figure:
+@figure(
+    needs=["test_loss", "G_t0", "G_00", "G_tt", "sigma_w"],
+    caption="The phase diagram against training length, a panel a decade",
+)
+def against_length(dataset: xr.Dataset, *, reading: str = "drift") -> Figure:
     """Mean test loss in the plane after each decade of steps, with the 68 % line and the line C = 1/2."""
-    dataset = until(dataset, step)
     positions = decades(dataset)
     rows = -(-len(positions) // 3)
     figure, axes = new_figure(TWO_COLUMNS, 0.9 + 1.9 * rows, rows, 3, squeeze=False)
@@ -84,10 +86,12 @@ def against_length(dataset: xr.Dataset, *, step: int | None = None, reading: str
     return figure
 
 
-@house_style("test_loss", "G_t0", "G_00", "G_tt")
-def along_training(dataset: xr.Dataset, *, step: int | None = None, reading: str = "drift") -> FuncAnimation:
+@figure(
+    needs=["test_loss", "G_t0", "G_00", "G_tt", "sigma_w"],
+    caption="The same record by record",
+)
+def along_training(dataset: xr.Dataset, *, reading: str = "drift") -> FuncAnimation:
     """The same as an animation, a frame per record."""
-    dataset = until(dataset, step)
     decades(dataset)
     drawn = plane(dataset, reading)
     figure, ax = new_figure(ONE_COLUMN, 3.1)

@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from phasejax.analysis.run import grid_axis, layer, settings, until
+from phasejax.analysis.run import grid_axis, layer, settings
 from phasejax.analysis.spectrum import memory, rate, trace_ratio
 from phasejax.analysis.statistics import Statistic, final, left_out, summary
 from phasejax.figures.style import (
@@ -20,7 +20,7 @@ from phasejax.figures.style import (
     ONE_LEVEL,
     TWO_COLUMNS,
     NotDrawable,
-    house_style,
+    figure,
     new_figure,
     power_of_two,
     temperature_axis,
@@ -124,39 +124,55 @@ def maps(dataset: xr.Dataset, panels: dict[str, tuple[xr.DataArray, Scale]], sta
     return figure
 
 
-@house_style("test_loss")
-def loss_map(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+@figure(
+    needs=["test_loss", "sigma_w"],
+    caption=(
+        "Mean test loss in the plane of temperature and inverse disorder, with the factor 1/2 of Eq 2.6; the "
+        "published map shows twice this"
+    ),
+    number=2,
+)
+def loss_map(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Fig 2: test loss in the (1/sigma_W, T) plane, with the factor 1/2 of Eq 2.6 (twice this is published) if it is mse."""
-    dataset = until(dataset, step)
     half = HALF if settings(dataset)["task"].get("loss", "mse") == "mse" else ""
     return maps(dataset, {TEST_LOSS + half: (dataset.test_loss, "log")}, statistic)
 
 
-@house_style("G_t0", "alignment")
-def memory_and_alignment(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+@figure(
+    needs=["G_t0", "alignment", "sigma_w"],
+    caption="Memory G(t_f, 0) of the initial features, and alignment of features and field",
+    number=5,
+)
+def memory_and_alignment(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Fig 5: memory G(t_f, 0) of the initial features (Eq 3.4) and their alignment with the target field (Eq 3.5)."""
-    dataset = until(dataset, step)
     return maps(dataset, {MEMORY: (dataset.G_t0, "linear"), ALIGNMENT: (dataset.alignment, "linear")}, statistic)
 
 
-@house_style("eigenvalues")
-def rate_map(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+@figure(
+    needs=["eigenvalues", "sigma_w"],
+    caption="Time-averaged rate of the mean level spacing",
+    number=7,
+)
+def rate_map(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Fig 7: time-averaged rate of the level spacing (Eq 4.7)."""
-    dataset = until(dataset, step)
     return maps(dataset, {RATE: (growth_rate(dataset), "linear")}, statistic)
 
 
-@house_style("G_t0", "G_00", "G_tt")
-def normalised_memory(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+@figure(
+    needs=["G_t0", "G_00", "G_tt", "sigma_w"],
+    caption="Memory G, small wherever the features start small, beside C = G(t,0)/sqrt(G(0,0) G(t,t))",
+)
+def normalised_memory(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Memory G(t_f, 0), which must be small wherever the features start small, beside C = G(t,0) / sqrt(G(0,0) G(t,t))."""
-    dataset = until(dataset, step)
     return maps(dataset, {MEMORY: (dataset.G_t0, "linear"), r"memory $C$": (memory(dataset), "linear")}, statistic)
 
 
-@house_style("teacher_overlap", "feature_overlap", "eigenvalues", "target_eigenvalues")
-def teacher_overlaps(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+@figure(
+    needs=["teacher_overlap", "feature_overlap", "eigenvalues", "target_eigenvalues", "sigma_w"],
+    caption="What of the teacher is found: overlap of the weights, overlap of the features, ratio of the traces",
+)
+def teacher_overlaps(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """What of the teacher is found: overlap R of the weights, overlap Q of the features, and the ratio of tr X."""
-    dataset = until(dataset, step)
     panels: dict[str, tuple[xr.DataArray, Scale]] = {
         "overlap $R$": (dataset["teacher_overlap" + layer(dataset).suffix], "signed"),
         "overlap $Q$": (dataset.feature_overlap, "signed"),
@@ -165,10 +181,12 @@ def teacher_overlaps(dataset: xr.Dataset, *, step: int | None = None, statistic:
     return maps(dataset, panels, statistic)
 
 
-@house_style("test_loss", "G_t0", "G_00", "G_tt", "teacher_overlap")
-def seed_variance(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
+@figure(
+    needs=["test_loss", "G_t0", "G_00", "G_tt", "teacher_overlap", "sigma_w"],
+    caption="Mean over the seeds (top) and variance between them (bottom) of loss, memory and overlap",
+)
+def seed_variance(dataset: xr.Dataset) -> Figure:
     """Mean (top) and variance over the seeds (bottom) of the test loss, the memory C and the overlap R."""
-    dataset = until(dataset, step)
     if dataset.sizes["seed"] < 2:
         raise NotDrawable("a single seed has no variance")
     panels: dict[str, tuple[xr.DataArray, Scale]] = {

@@ -8,7 +8,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
-from phasejax.analysis.run import until
 from phasejax.analysis.statistics import Statistic, final, left_out, nearest, summary
 from phasejax.figures.maps import edges, label_cells
 from phasejax.figures.style import (
@@ -16,7 +15,7 @@ from phasejax.figures.style import (
     TWO_COLUMNS,
     NotDrawable,
     cell_label,
-    house_style,
+    figure,
     new_figure,
     temperature_axis,
     training_length,
@@ -62,10 +61,13 @@ def in_temperature(dataset: xr.Dataset) -> str:
     return axis
 
 
-@house_style("train_loss", "gradient_norm")
-def temperature_slices(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "median") -> Figure:
+@figure(
+    needs=["train_loss", "gradient_norm", "sigma_w"],
+    caption="Loss and gradient against temperature, one line for each sigma_W",
+    number=3,
+)
+def temperature_slices(dataset: xr.Dataset, *, statistic: Statistic = "median") -> Figure:
     """Fig 3: training loss and gradient at the end against T, a line each sigma_W; both are means over the last epoch."""
-    dataset = until(dataset, step)
     axis = in_temperature(dataset)
     figure, axes = new_figure(TWO_COLUMNS, 2.7, columns=2)
     mappable = disorder_colours(dataset.inverse_sigma_w.values)
@@ -82,14 +84,19 @@ def temperature_slices(dataset: xr.Dataset, *, step: int | None = None, statisti
     return figure
 
 
-@house_style("train_loss", "gradient_norm", "full_gradient_norm")
-def ordered_slice(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "median") -> Figure:
+@figure(
+    needs=["train_loss", "gradient_norm", "full_gradient_norm", "sigma_w"],
+    caption=(
+        "Loss and gradient along the temperature axis at the smallest sigma_W; gradient at the start against 1/sigma_W"
+    ),
+    number=4,
+)
+def ordered_slice(dataset: xr.Dataset, *, statistic: Statistic = "median") -> Figure:
     """Fig 4: training loss and gradient against T at 1/sigma_W = 8, and the initial gradient against 1/sigma_W.
 
     On a grid without 1/sigma_W = 8 the nearest there is. The initial gradient is that of the whole training set at fixed W,
     which is the same at every T.
     """
-    dataset = until(dataset, step)
     axis = in_temperature(dataset)
     figure, axes = new_figure(TWO_COLUMNS, 2.4, columns=3)
     here = dataset.isel(sigma_w=nearest(dataset.inverse_sigma_w, ORDERED))

@@ -1,16 +1,17 @@
 """What all figures share: the style sheet, sizes, labels of axes, and the words for a training length."""
 
 import functools
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import matplotlib.style
 import xarray as xr
 from matplotlib.figure import Figure
 
-from phasejax.analysis.run import LEVEL_DYNAMICS, NotRecordedError, grid_axis, layer, require, settings
+from phasejax.analysis.run import LEVEL_DYNAMICS, NotRecordedError, grid_axis, layer, require, settings, until
 
 ONE_COLUMN, TWO_COLUMNS = 3.375, 7.0
 """Widths of a figure in inches."""
@@ -27,25 +28,34 @@ class NotDrawable(Exception):
 
 
 class Draw(Protocol):
-    """A figure function: the run, optionally the step up to which it is drawn and other options, and the figure."""
+    """A declared figure: a function of a run, of its records up to `step` if that is given, and of options of its own."""
 
     __name__: str
+    caption: str
+    """What it shows, a sentence."""
+    number: int | None
+    """The paper's, if it is the paper's."""
 
     def __call__(self, dataset: xr.Dataset, *, step: int | None = None, **options: Any) -> Any: ...  # noqa: D102
 
 
-def house_style(*needs: str) -> Callable[[Callable[..., Any]], Draw]:
-    """Decorate a figure function: it draws with the style sheet, from runs that have what it needs.
+def figure(*, needs: Sequence[str], caption: str, number: int | None = None) -> Callable[[Callable[..., Any]], Draw]:
+    """Declare a figure, above a function from a run's Dataset to a matplotlib Figure, or an animation.
 
-    It raises `NotDrawable` for a run whose experiment does not define that, and `RunError` if only the file lacks it.
+    The function draws with the style sheet, from runs that have what it needs, and sees the records up to the step asked
+    for, with every axis ascending. It raises `NotDrawable` for a run whose experiment does not define what it needs or was
+    not asked to record it, and `RunError` if only the file lacks it.
 
     Args:
-        *needs: variables or coordinates, by their names where a single layer is trained.
+        needs: variables or coordinates, by their names where a single layer is trained. With sigma_w the figure is of the
+            paper's plane.
+        caption: what it shows, a sentence.
+        number: the paper's, if it is the paper's.
     """
 
     def decorate(draw: Callable[..., Any]) -> Draw:
         @functools.wraps(draw)
-        def styled(dataset: xr.Dataset, **options: Any) -> Any:
+        def styled(dataset: xr.Dataset, *, step: int | None = None, **options: Any) -> Any:
             optimizer = settings(dataset)["sgd"]["optimizer"]
             if "temperature" in needs and optimizer != "sgd":
                 raise NotDrawable(f"the run was trained with {optimizer}, which defines no temperature")
@@ -56,11 +66,20 @@ def house_style(*needs: str) -> Callable[[Callable[..., Any]], Draw]:
             except NotRecordedError as reason:
                 raise NotDrawable(str(reason).rstrip(".")) from None
             with matplotlib.style.context(STYLE_SHEET):
-                return draw(dataset, **options)
+                return draw(until(dataset, step), **options)
 
-        return styled
+        own = inspect.signature(draw)
+        asked = inspect.Parameter("step", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=int | None)
+        first, *others = own.parameters.values()
+        signature = own.replace(parameters=[first, asked, *others])
+        return cast(Draw, vars(styled).update(caption=caption, number=number, __signature__=signature) or styled)
 
     return decorate
+
+
+def file_name(draw: Draw) -> str:
+    """What its files are called, and how `only` asks for it: fig and the paper's number, or the function's name."""
+    return f"fig{draw.number}" if draw.number else draw.__name__
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
