@@ -2,15 +2,22 @@
 
 import inspect
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import matplotlib.style
+import numpy as np
 import xarray as xr
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
+from tqdm.auto import tqdm
 
 from phasejax.analysis.run import RunError
 from phasejax.experiment import refuse
@@ -112,7 +119,52 @@ def draw_all(
     for reason in skipped:
         print(f"{reason}.", file=sys.stderr)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return [path for name, figure in drawn.items() for path in save(figure, Path(folder) / name)]
+    with tqdm(
+        total=len(drawn), desc="figures", unit="figure", leave=False, disable=None
+    ) as bar:  # None: no terminal, no bar
+        files = {}
+        for name, written in _save_all({Path(folder) / name: figure for name, figure in drawn.items()}):
+            files[name.name] = written
+            bar.update()
+    return [path for name in drawn for path in files[name]]
+
+
+_INHERITED: dict[Path, Figure] = {}
+"""What a forked process is to save."""
+
+
+def _save_all(drawn: dict[Path, Figure | FuncAnimation]) -> Iterator[tuple[Path, list[Path]]]:
+    """Save figures under their paths, as many at a time as there are cores, and say of each when it is done.
+
+    A PDF takes ten times as long to write as its figure to draw. A fork inherits the figures, which could not be sent to
+    another process. JAX's threads do not survive a fork: beside it, or where forks are not safe at all, one process does it.
+    """
+    moving = {path: figure for path, figure in drawn.items() if isinstance(figure, FuncAnimation)}
+    still = {path: figure for path, figure in drawn.items() if not isinstance(figure, FuncAnimation)}
+    if sys.platform != "linux" or "jax" in sys.modules or len(drawn) == 1:
+        yield from ((path, save(figure, path)) for path, figure in drawn.items())
+        return
+    processes = min(len(os.sched_getaffinity(0)), max(len(still), 1))
+    with ProcessPoolExecutor(processes, get_context("fork"), _INHERITED.update, (still,)) as pool:
+        waiting = {pool.submit(_save_inherited, path): path for path in still}
+        yield from ((path, save(figure, path)) for path, figure in moving.items())  # in the meantime
+        yield from ((waiting[done], done.result()) for done in as_completed(waiting))
+
+
+def _save_inherited(path: Path) -> list[Path]:
+    return save(_INHERITED[path], path)
+
+
+class _OneCanvas(PillowWriter):
+    """Takes every frame as it was drawn, in one canvas; savefig, which matplotlib's own calls, would draw it twice more."""
+
+    def setup(self, fig: Figure, outfile: Any, dpi: float | None = None) -> None:
+        super().setup(fig, outfile, dpi)
+        fig.set_dpi(self.dpi)
+        self._canvas = FigureCanvasAgg(fig)
+
+    def grab_frame(self, **_: Any) -> None:
+        self._frames.append(Image.fromarray(np.array(self._canvas.buffer_rgba())).convert("RGB"))
 
 
 def save(figure: Figure | FuncAnimation, path: str | Path) -> list[Path]:
@@ -120,7 +172,7 @@ def save(figure: Figure | FuncAnimation, path: str | Path) -> list[Path]:
     path = Path(path)
     with matplotlib.style.context(STYLE_SHEET):
         if isinstance(figure, FuncAnimation):
-            figure.save(path.with_suffix(".gif"), PillowWriter(fps=3), dpi=150)
+            figure.save(path.with_suffix(".gif"), _OneCanvas(fps=3), dpi=150)
             return [path.with_suffix(".gif")]
         files = [path.with_suffix(f".{kind}") for kind in ("pdf", "png")]
         for file in files:
