@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from phasejax.checks import ExperimentError
     from phasejax.engines import Engine
     from phasejax.experiment import Experiment
+    from phasejax.figures.maps import plane
     from phasejax.figures.style import figure
     from phasejax.files.durable import StoreError
     from phasejax.files.reading import open_run as open  # noqa: F401
@@ -58,6 +59,7 @@ _HOMES = {
     "TeacherStudent": "tasks",
     "figure": "figures.style",
     "merge": "files.slabs",
+    "plane": "figures.maps",
     "simulate": "simulation",
 }
 _MODULES = ("claims", "figures")
@@ -94,6 +96,7 @@ __all__ = [
     "figure",
     "figures",
     "merge",
+    "plane",
     "simulate",
 ]
 """What `from phasejax import *` brings; `open` stays Python's own there."""

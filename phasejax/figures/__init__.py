@@ -164,7 +164,7 @@ class _OneCanvas(PillowWriter):
         self._canvas = FigureCanvasAgg(fig)
 
     def grab_frame(self, **_: Any) -> None:
-        self._frames.append(Image.fromarray(np.array(self._canvas.buffer_rgba())).convert("RGB"))
+        self._frames.append(Image.fromarray(np.array(self._canvas.buffer_rgba())).convert("RGB"))  # pyright: ignore
 
 
 def save(figure: Figure | FuncAnimation, path: str | Path) -> list[Path]:

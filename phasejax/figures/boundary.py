@@ -12,17 +12,21 @@ from phasejax.analysis import boundaries
 from phasejax.analysis.run import layer
 from phasejax.analysis.statistics import Statistic, crossings, final, nearest
 from phasejax.experiment import Reading
-from phasejax.figures.maps import ALIGNMENT, MEMORY, draw_map, hatch_missing
-from phasejax.figures.slices import ORDERED, TRAINING_LOSS, draw_with_bars, heading, in_temperature
-from phasejax.figures.style import TWO_COLUMNS, cell_label, figure, new_figure, temperature_axis
-
-Look = tuple[str, str]
-"""Colour and style of a line."""
-
-# The fractions of converged students, dimmest first as in the paper, and their lines' colours and styles.
-CONVERGED: dict[float, Look] = dict(zip(boundaries.SIGMAS, (("0.6", "-."), ("0.8", "--"), ("1.0", "-")), strict=True))
-# The first of them where it is drawn alone.
-ONE_SIGMA: Look = ("1.0", "-.")
+from phasejax.figures.maps import draw_map, hatch_missing
+from phasejax.figures.slices import ORDERED, draw_with_bars, heading, in_temperature
+from phasejax.figures.style import (
+    ALIGNMENT,
+    CONVERGED,
+    MEMORY,
+    ONE_SIGMA,
+    TRAINING_LOSS,
+    TWO_COLUMNS,
+    Look,
+    cell_label,
+    figure,
+    new_figure,
+    temperature_axis,
+)
 
 
 def draw_line(ax: Axes, x: np.ndarray, y: np.ndarray, look: Look, label: str) -> None:

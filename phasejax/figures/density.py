@@ -6,21 +6,19 @@ from matplotlib.figure import Figure
 
 from phasejax.analysis import boundaries
 from phasejax.analysis.run import activation, layer
-from phasejax.figures.maps import label_cells
-from phasejax.figures.slices import disorder_colours
 from phasejax.figures.style import (
     INVERSE_SIGMA,
     TWO_COLUMNS,
+    VARIANCES,
     NotDrawable,
+    disorder_colours,
     figure,
+    label_cells,
     new_figure,
     power_of_two,
     temperature_axis,
     training_length,
 )
-
-# Variances of the pre-activations below, at and above the transition, and how their lines are drawn.
-VARIANCES = {0.125: ("C0", "-"), 0.5: ("C2", "--"), 4.0: ("C1", "-.")}
 
 
 def density(phi: np.ndarray, variance: float) -> np.ndarray:

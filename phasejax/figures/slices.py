@@ -2,37 +2,27 @@
 
 import numpy as np
 import xarray as xr
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from phasejax.analysis.statistics import Statistic, final, left_out, nearest, summary
-from phasejax.figures.maps import edges, label_cells
 from phasejax.figures.style import (
+    GRADIENT,
     INVERSE_SIGMA,
+    TRAINING_LOSS,
     TWO_COLUMNS,
     NotDrawable,
     cell_label,
+    disorder_colours,
     figure,
+    label_cells,
     new_figure,
     temperature_axis,
     training_length,
 )
 
-TRAINING_LOSS = r"training loss $\mathcal{L}$"
-GRADIENT = r"gradient $\|\nabla\mathcal{L}\|$"
 ORDERED = 8.0
 """The paper's slice: 1/sigma_W, its smallest sigma_W."""
-
-
-def disorder_colours(inverse_sigma: np.ndarray) -> ScalarMappable:
-    """Colours for lines of different 1/sigma_W, and their colour bar."""
-    ends = np.sort(edges(np.sort(inverse_sigma)))[[0, -1]]
-    # The last tenth of viridis is too pale for a line on white.
-    pale = ListedColormap(colormaps["viridis"](np.linspace(0, 0.9, 256)))
-    return ScalarMappable(LogNorm(*ends), pale)
 
 
 def draw_with_bars(ax: Axes, along: str, values: xr.DataArray, statistic: Statistic, colour: str = "C0") -> None:

@@ -9,16 +9,28 @@ from matplotlib.patheffects import Normal, Stroke
 from phasejax.analysis import boundaries
 from phasejax.analysis.run import activation, layer
 from phasejax.analysis.statistics import Statistic, final, nearest
-from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_line
+from phasejax.figures.boundary import add_legend, draw_line
 from phasejax.figures.density import before_training
 from phasejax.figures.eigenvalue_flow import PHASES, lies_in
-from phasejax.figures.maps import ALIGNMENT, MEMORY, RATE, TEST_LOSS, Scale, draw_map, growth_rate
-from phasejax.figures.style import TWO_COLUMNS, figure, new_figure, power_of_two, training_length
+from phasejax.figures.maps import draw_map, growth_rate
+from phasejax.figures.style import (
+    ALIGNMENT,
+    MEASURED_LINE,
+    MEMORY,
+    ONE_SIGMA,
+    PAPER_LINE,
+    RATE,
+    TEST_LOSS,
+    TWO_COLUMNS,
+    Scale,
+    figure,
+    new_figure,
+    power_of_two,
+    training_length,
+)
 
 # As in the paper, the contour is hidden where T/sigma_W is at most this: disorder, not heat, keeps students from converging.
 HIDDEN = 0.1
-PAPER_LINE: Look = ("1.0", "--")
-MEASURED_LINE: Look = ("1.0", ":")
 
 
 def draw_jamming_lines(ax: Axes, dataset: xr.Dataset, boundary: list[tuple[np.ndarray, np.ndarray]]) -> None:
