@@ -146,7 +146,9 @@ def _save_all(drawn: dict[Path, Figure | FuncAnimation]) -> Iterator[tuple[Path,
         return
     processes = min(len(os.sched_getaffinity(0)), max(len(still), 1))
     with ProcessPoolExecutor(processes, get_context("fork"), _INHERITED.update, (still,)) as pool:
-        waiting = {pool.submit(_save_inherited, path): path for path in still}
+        # The largest first, so that no process is left alone with it.
+        largest = sorted(still, key=lambda path: len(still[path].axes), reverse=True)
+        waiting = {pool.submit(_save_inherited, path): path for path in largest}
         yield from ((path, save(figure, path)) for path, figure in moving.items())  # in the meantime
         yield from ((waiting[done], done.result()) for done in as_completed(waiting))
 
