@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from phasejax.checks import ExperimentError
     from phasejax.engines import Engine
     from phasejax.experiment import Experiment
+    from phasejax.figures.maps import plane
+    from phasejax.figures.style import figure
     from phasejax.files.durable import StoreError
     from phasejax.files.reading import open_run as open  # noqa: F401
     from phasejax.files.slabs import Shard, merge
@@ -57,7 +59,9 @@ _HOMES = {
     "Study": "studies.study",
     "Task": "state",
     "TeacherStudent": "tasks",
+    "figure": "figures.style",
     "merge": "files.slabs",
+    "plane": "figures.maps",
     "simulate": "simulation",
 }
 _MODULES = ("claims", "figures")
@@ -92,8 +96,10 @@ __all__ = [
     "Task",
     "TeacherStudent",
     "claims",
+    "figure",
     "figures",
     "merge",
+    "plane",
     "simulate",
 ]
 """What `from phasejax import *` brings; `open` stays Python's own there."""

@@ -175,19 +175,19 @@ def figures(argv: Sequence[str]) -> NoReturn:
     """The command `figures`: draw from a file. Arguments as on the command line."""
     with _one_sentence():
         options = parse(Figures, argv, "figures")
-        from phasejax import claims, report
-        from phasejax.figures import chosen, draw_all
+        from phasejax import claims
+        from phasejax.figures import chosen, draw_all, page
         from phasejax.files.durable import staged
         from phasejax.files.layout import paths
         from phasejax.files.reading import load_run
 
-        out, names = options.out or Path("figures") / paths(options.run)[0].name, chosen(options.only)
+        out, asked = options.out or Path("figures") / paths(options.run)[0].name, chosen(options.only)
         dataset = load_run(options.run)
         verdicts = claims.check(dataset, options.at_step)
         with staged(out) as folder:
-            drawn = draw_all(dataset, folder, names, step=options.at_step, reading=options.reading)
-            page = report.index_page(folder, dataset, verdicts, drawn)
-            written = [*drawn, *claims.write(verdicts, dataset, folder), page]
+            drawn = draw_all(dataset, folder, figures=asked, step=options.at_step, reading=options.reading)
+            index = page.index_page(folder, dataset, verdicts, drawn, asked)
+            written = [*drawn, *claims.write(verdicts, dataset, folder), index]
         for path in written:
             print(out / path.name)
     sys.exit(0)

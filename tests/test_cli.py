@@ -352,11 +352,12 @@ def test_step_and_reading_reach_figures_claims_and_page(finished, tmp_path, monk
 
     asked = []
 
-    def spy(dataset, *, step=None, reading="drift"):
+    @figures.style.figure(needs=["sigma_w"], caption="a spy", number=9)
+    def spy(dataset, *, reading="drift"):
         asked.append((int(dataset.step[-1]), reading))
         return figures.loss_map(dataset)
 
-    monkeypatch.setitem(figures.FIGURES, "fig9", spy)
+    monkeypatch.setattr(figures, "chosen", lambda *_: [spy])
     monkeypatch.chdir(tmp_path)
     for arguments in (["--at-step", "10", "--reading", "released"], ["--out", "figures/small"]):
         with pytest.raises(SystemExit) as leave:

@@ -6,6 +6,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import xarray as xr
 from conftest import FEW, small
@@ -14,12 +15,12 @@ from matplotlib.animation import FuncAnimation
 import phasejax
 from phasejax import Experiment, ExperimentError, Grid, Network, Schedule, Sgd, claims, figures
 from phasejax.analysis import boundaries, spectrum
+from phasejax.analysis.plane import plane_of
 from phasejax.analysis.run import RunError, until
 from phasejax.analysis.statistics import crossings, left_out, summary
-from phasejax.figures import maps
 from phasejax.figures.density import density
-from phasejax.figures.maps import edges
 from phasejax.figures.slices import ORDERED
+from phasejax.figures.style import colours, edges, geometric
 from phasejax.figures.summary import meeting
 
 
@@ -51,9 +52,9 @@ MAPS = {
 }
 
 
-def drawn_maps(figure):
+def drawn_maps(figure, xscale="log"):
     """Axes of maps, without those of colour bars."""
-    return [ax for ax in figure.axes if ax.get_xscale() == "log" and ax.collections]
+    return [ax for ax in figure.axes if ax.get_xscale() == xscale and ax.get_label() != "<colorbar>" and ax.collections]
 
 
 @pytest.mark.parametrize("draw", MAPS, ids=lambda draw: draw.__name__)
@@ -285,7 +286,7 @@ def test_at_step_takes_a_recorded_step_or_names_the_nearest(run, tmp_path):
     assert not (tmp_path / "no").exists()
     assert until(run, 10).step[-1] == 10
     assert until(run, 10).step_ends.values.tolist() == [0]
-    for draw in figures.FIGURES.values():
+    for draw in figures.FIGURES:
         assert "step" in inspect.signature(draw).parameters
 
 
@@ -330,7 +331,8 @@ def with_relu(run):
 def test_what_makes_no_sense_for_a_run_is_skipped_with_a_sentence(run, other, skipped):
     data = other(run.isel(step=[0, 1, -1]))
     reasons = {}
-    for name, draw in figures.FIGURES.items():
+    for draw in figures.FIGURES:
+        name = figures.file_name(draw)
         try:
             figure = draw(data)
         except figures.NotDrawable as reason:
@@ -373,7 +375,7 @@ def test_runs_of_other_axes_than_the_plane_end_in_a_sentence(tmp_path, axes, wor
     grid = Grid(**({"temperature": (0.5, 1.0), "sigma_w": (1.0, 2.0)} | axes), seeds=2)
     data = phasejax.simulate(small(grid=grid, schedule=Schedule(2), observe=FEW), progress=False)
     refused = [lambda: figures.draw_all(data, tmp_path / "no"), lambda: claims.check(data)]
-    for refuse in (*refused, *(lambda draw=draw: draw(data) for draw in figures.FIGURES.values())):
+    for refuse in (*refused, *(lambda draw=draw: draw(data) for draw in figures.FIGURES)):
         with pytest.raises((RunError, figures.NotDrawable)) as refusal:
             refuse()
         assert words in str(refusal.value)
@@ -433,7 +435,7 @@ def test_a_network_of_ones_own_is_drawn_as_far_as_it_goes(tmp_path, capsys):
     drawn = {path.stem for path in figures.draw_all(data, tmp_path)}
     assert {"fig2", "fig3", "fig4", "fig6", "fig7", "teacher_overlaps", "against_length"} <= drawn
     skipped = capsys.readouterr().err.splitlines()
-    assert {line.split()[0] for line in skipped} | drawn == set(figures.FIGURES)
+    assert {line.split()[0] for line in skipped} | drawn == set(map(figures.file_name, figures.FIGURES))
     assert "fig5 is skipped: alignment is not recorded: the network is not a phasejax.Network." in skipped
     assert {v.verdict for v in claims.check(data)} == {claims.ABSENT}
 
@@ -464,11 +466,100 @@ def test_statistics_of_the_seeds():
 
 def test_scales_of_colours():
     values = np.array([-1.0, 0.5, 4.0])
-    assert (maps.colours(values, "log")["norm"].vmin, maps.colours(values, "log")["norm"].vmax) == (0.5, 4)
-    assert (maps.colours(values, "signed")["norm"].vmin, maps.colours(values, "signed")["norm"].vmax) == (-4, 4)
-    assert maps.colours(np.array([np.nan]), "linear") == {}
+    assert (colours(values, "log")["norm"].vmin, colours(values, "log")["norm"].vmax) == (0.5, 4)
+    assert (colours(values, "signed")["norm"].vmin, colours(values, "signed")["norm"].vmax) == (-4, 4)
+    assert colours(np.array([np.nan]), "linear") == {}
+
+
+OTHER = ("test_loss", "eigenvalues", "target_eigenvalues", "diverged_step")
+
+
+@pytest.fixture(scope="module")
+def heavy():
+    """A plane of momentum and temperature."""
+    grid = Grid(momentum=(0.9, 0.0, 0.5), temperature=(0.1, 1.0), sigma_w=1.0, seeds=2)
+    return phasejax.simulate(small(grid=grid, schedule=Schedule(10), observe=OTHER), progress=False)
+
+
+def clipped(learning_rate, clip):
+    return optax.chain(optax.clip_by_global_norm(clip), optax.sgd(learning_rate))
+
+
+def test_any_observable_is_mapped_over_any_two_axes(heavy):
+    (ax,) = drawn_maps(phasejax.plane(heavy, "test_loss", scale="log"), "linear")
+    expected = heavy.test_loss.isel(step=-1).mean("seed").sortby("momentum").transpose("temperature", "momentum")
+    np.testing.assert_allclose(ax.collections[0].get_array(), expected, rtol=1e-6)
+    assert (ax.get_xlabel(), ax.get_xscale(), ax.get_yscale()) == ("heavy-ball momentum mu", "linear", "log")
+    assert r"(1 - \mu)" in ax.get_ylabel()
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["$0$", "$0.5$", "$0.9$"]
+    assert ax.get_title() == "mean test loss, half the mean squared error"
+
+    grid = Grid(clip=(1e-3, 1.0, 1e3), learning_rate=(0.1, 1.0), sigma_w=1.0, seeds=3)
+    run = phasejax.simulate(small(grid=grid, sgd=Sgd(clipped), schedule=Schedule(10), observe=OTHER), progress=False)
+    figure = phasejax.plane(run.isel(level=-1), "eigenvalues", step=1, statistic="median", label="largest")
+    (ax,) = drawn_maps(figure)
+    expected = run.eigenvalues.isel(level=-1).sel(step=1).median("seed").transpose("learning_rate", "clip")
+    np.testing.assert_allclose(ax.collections[0].get_array(), expected, rtol=1e-6)
+    assert (ax.get_xlabel(), ax.get_yscale()) == ("clip, of the optimizer test_figures:clipped", "log")
+    assert (ax.get_title(), figure.get_suptitle()) == ("median largest", "1 step (0.05 epochs), 3 seeds")
+
+
+def test_the_plane_of_a_run_lies_as_the_papers_does(run, heavy):
+    assert plane_of(run) == plane_of(run.test_loss) == ("temperature", "sigma_w")
+    assert plane_of(run.transpose("sigma_w", ...)) == ("temperature", "sigma_w")
+    assert plane_of(heavy) == plane_of(heavy.test_loss) == ("temperature", "momentum")
+    np.testing.assert_array_equal(
+        drawn_maps(phasejax.plane(run, "test_loss", scale="log"))[0].collections[0].get_array(),
+        drawn_maps(figures.loss_map(run))[0].collections[0].get_array(),
+    )
+
+
+def test_what_is_no_plane_ends_in_a_sentence_that_says_what_to_select(run, heavy):
+    three = run.expand_dims(momentum=[0.0, 0.5]).assign_attrs(axes="momentum temperature sigma_w")
+    for data, name, words in (
+        (
+            three,
+            "test_loss",
+            r"spans temperature, momentum, sigma_w, .* one momentum first, .* run.isel\(momentum=0\).",
+        ),
+        (heavy.isel(momentum=0), "test_loss", "its only axis is temperature: a number of the grid is an axis if"),
+        (heavy.isel(momentum=0, temperature=0), "test_loss", "it has no axes"),
+        (heavy, "eigenvalues", r"eigenvalues has level too, .* for instance run.isel\(level=0\)."),
+        (heavy, "target_eigenvalues", "level"),
+        (heavy, "rank", "rank is not recorded"),
+        (heavy, "momentum", "momentum has no step and no temperature and no seed"),
+    ):
+        with pytest.raises(RunError, match=words):
+            phasejax.plane(data, name)
+
+
+def test_a_figure_of_ones_own_is_one_declaration(heavy, tmp_path, capsys):
+    @phasejax.figure(needs=["test_loss", "momentum"], caption="What is lost")
+    def lost(dataset):
+        return phasejax.plane(dataset, "test_loss")
+
+    @phasejax.figure(needs=["rank"], caption="What is not there")
+    def rank(dataset):
+        raise AssertionError
+
+    written = figures.draw_all(heavy, tmp_path, figures=[lost, rank], step=1)
+    assert [path.name for path in written] == ["lost.pdf", "lost.png"]
+    assert capsys.readouterr().err.startswith("rank is skipped: rank is not recorded")
+    assert lost(heavy, step=1).get_suptitle().startswith("1 step")
+    assert (lost.caption, lost.number) == ("What is lost", None)
+    with pytest.raises(ExperimentError, match="there are figures lost, rank"):
+        figures.draw_all(heavy, tmp_path, ["fig2"], figures=[lost, rank])
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    ([0.1, 0.3, 1.0], True), ([1.0, 2.0, 4.0], True), ([0.1, 10.0], True),
+    ([0.1, 0.5, 0.9], False), ([1.0, 2.0, 3.0], False), ([0.0, 0.1, 10.0], False), ([-4.0, 1.0], False), ([2.0], False),
+])  # fmt: skip
+def test_an_axis_is_logarithmic_if_its_values_look_like_it(values, expected):
+    assert geometric(np.array(values)) == expected
 
 
 def test_edges_lie_halfway_on_a_logarithmic_axis():
     np.testing.assert_allclose(edges(np.array([1.0, 4.0, 16.0])), [0.5, 2, 8, 32])
     np.testing.assert_allclose(edges(np.array([3.0])), [3 / np.sqrt(2), 3 * np.sqrt(2)])
+    np.testing.assert_allclose(edges(np.array([0.0, 1.0, 4.0]), log=False), [-0.5, 0.5, 2.5, 5.5])

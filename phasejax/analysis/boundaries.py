@@ -8,7 +8,7 @@ import warnings
 import contourpy
 import numpy as np
 import xarray as xr
-from scipy import stats
+from scipy.special import betaincinv
 
 from phasejax.analysis.run import activation, layer
 from phasejax.analysis.spectrum import layer_sigma_w, level_spacing
@@ -56,8 +56,8 @@ def fraction(dataset: xr.Dataset, reading: str = "drift", spacing: str = "initia
     yes = converged(dataset, reading, spacing)
     n, k = yes.sizes["seed"], yes.sum("seed")
     tail = (1 - confidence) / 2
-    low = xr.where(k > 0, stats.beta.ppf(tail, k, n - k + 1), 0.0)
-    high = xr.where(k < n, stats.beta.ppf(1 - tail, k + 1, n - k), 1.0)
+    low = xr.where(k > 0, betaincinv(k, n - k + 1, tail), 0.0)
+    high = xr.where(k < n, betaincinv(k + 1, n - k, 1 - tail), 1.0)
     negative = (dataset["V_S" + layer(dataset).suffix].sel(reading=reading, drop=True) < 0).mean("seed")
     return xr.Dataset({"fraction": k / n, "low": (k.dims, low.data), "high": (k.dims, high.data), "negative_V_S": negative})
 

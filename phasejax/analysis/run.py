@@ -99,19 +99,22 @@ def grid_axes(dataset: xr.Dataset) -> list[str]:
 
 
 def require(dataset: xr.Dataset, *names: str) -> None:
-    """Raise if a run has other axes than those of the plane, or lacks variables or coordinates.
+    """Raise if a run has no student, or lacks variables or coordinates.
 
     Args:
         dataset: a run.
-        *names: what is needed; a layer's own are named without its number.
+        *names: what is needed; a layer's own are named without its number. With sigma_w the run must be of the paper's
+            plane, with both its axes.
 
     Raises:
         NotRecordedError: one is missing, and the experiment does not record it.
         RunError: one is missing all the same, there is no student, or the run is of no such plane.
     """
-    own, along = layer(dataset).suffix, grid_axis(dataset)
-    _require_plane(dataset)
-    for axis in ("step", along, "sigma_w", "seed"):
+    own, axes = layer(dataset).suffix, [axis for axis in grid_axes(dataset) if axis in dataset.dims]
+    if "sigma_w" in names:
+        _require_plane(dataset)
+        axes = [grid_axis(dataset), "sigma_w"]
+    for axis in ("step", *axes, "seed"):
         if axis not in dataset.dims:
             raise RunError(f"The dimension {axis} is missing: a selection keeps it if it is made with a list or a slice.")
         if not dataset.sizes[axis]:
@@ -155,7 +158,7 @@ def why_not_recorded(dataset: xr.Dataset, name: str) -> str:
 
 
 def until(dataset: xr.Dataset, step: int | None) -> xr.Dataset:
-    """The run as it was after `step` updates, or all of it, with both axes of the plane ascending.
+    """The run as it was after `step` updates, or all of it, with every axis ascending, sigma_w's in 1/sigma_w.
 
     Raises:
         RunError: it is no run, or there is no student in it.
@@ -165,8 +168,9 @@ def until(dataset: xr.Dataset, step: int | None) -> xr.Dataset:
     if "temperature" in dataset.coords and dataset.temperature.dims == ("learning_rate",):
         # The grid gave the learning rate, and the temperature follows from it.
         dataset = dataset.swap_dims(learning_rate="temperature")
-    for along in (grid_axis(dataset), "inverse_sigma_w"):
-        if (np.diff(dataset[along]) < 0).any():
+    for axis in map(str, dataset.dims):
+        along = "inverse_sigma_w" if axis == "sigma_w" else axis
+        if axis in (grid_axis(dataset), *grid_axes(dataset)) and (np.diff(dataset[along]) < 0).any():
             dataset = dataset.sortby(along)
     if step is None:
         return dataset

@@ -2,7 +2,7 @@
 
 import xarray as xr
 
-from phasejax.analysis.run import until
+from phasejax.analysis.run import require, until
 from phasejax.claims.judging import (
     ABSENT,
     AGREES,
@@ -50,5 +50,6 @@ def check(dataset: xr.Dataset, step: int | None = None) -> list[Verdict]:
         ExperimentError: the step was not recorded.
         RunError: the file lacks a variable that its experiment records.
     """
+    require(dataset, "sigma_w")
     dataset = until(dataset, step)
     return [judge(claim, dataset, int(dataset.step[-1])) for claim in CLAIMS]

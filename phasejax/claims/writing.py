@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,19 @@ def _plain_value(value: Any) -> Any:
 def sentence(text: str) -> str:
     """With a capital and a full stop."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
+
+
+_RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_SIGNS = {"sigma_W": "\N{GREEK SMALL LETTER SIGMA}_W", "sqrt ": "√", "sqrt(": "√(", "<=": "≤", ">=": "≥", "+-": "±"}
+
+
+def symbols(text: str) -> str:
+    """A text in real symbols, for who does not read it in a terminal: σ_W for sigma_W, 2⁻⁸ for 2^-8, 1.9·10⁵ for 1.9e5."""
+    for written, sign in _SIGNS.items():
+        text = text.replace(written, sign)
+    text = re.sub(r"\b(\d+(?:\.\d+)?)e\+?(-?)0*(\d+)\b", r"\1·10^\2\3", text)
+    text = re.sub(r"(?<![\d.])1·10\^", "10^", text)
+    return re.sub(r"\^(-?\d+)", lambda found: found[1].translate(_RAISED), text)
 
 
 def _finite(value: Any) -> Any:

@@ -2,17 +2,24 @@
 
 import inspect
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import matplotlib.style
+import numpy as np
 import xarray as xr
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
+from tqdm.auto import tqdm
 
-from phasejax.analysis.run import RunError, until
+from phasejax.analysis.run import RunError
 from phasejax.experiment import refuse
 from phasejax.figures.boundary import convergence_boundaries, criterion
 from phasejax.figures.density import feature_density
@@ -27,56 +34,47 @@ from phasejax.figures.maps import (
     teacher_overlaps,
 )
 from phasejax.figures.slices import ordered_slice, temperature_slices
-from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable
+from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable, file_name
 from phasejax.figures.summary import phase_diagram
 
-NUMBERED: dict[int, Draw] = {
-    1: feature_density,
-    2: loss_map,
-    3: temperature_slices,
-    4: ordered_slice,
-    5: memory_and_alignment,
-    6: eigenvalue_flow,
-    7: rate_map,
-    8: convergence_boundaries,
-    9: phase_diagram,
-}
-"""The paper's figures by their numbers."""
-
-NAMED: dict[str, Draw] = {
-    draw.__name__: draw
-    for draw in (
-        normalised_memory,
-        teacher_overlaps,
-        seed_variance,
-        criterion,
-        initial_spectrum,
-        against_length,
-        along_training,
-    )
-}
-"""What the paper has no figure of."""
-
-FIGURES: dict[str, Draw] = {f"fig{number}": draw for number, draw in NUMBERED.items()} | NAMED
-"""All of them, by the names of their files."""
+FIGURES: tuple[Draw, ...] = (
+    feature_density,
+    loss_map,
+    temperature_slices,
+    ordered_slice,
+    memory_and_alignment,
+    eigenvalue_flow,
+    rate_map,
+    convergence_boundaries,
+    phase_diagram,
+    normalised_memory,
+    teacher_overlaps,
+    seed_variance,
+    criterion,
+    initial_spectrum,
+    against_length,
+    along_training,
+)
+"""The paper's figures in its order, then what the paper has no figure of."""
 
 
-def chosen(only: Sequence[int | str] | None) -> list[str]:
-    """Names in `FIGURES` of figures given by number or name; all of them for None.
+def chosen(only: Sequence[int | str] | None, figures: Sequence[Draw] = FIGURES) -> list[Draw]:
+    """Those of the figures that are given by number or name; all of them for None.
 
     Raises:
         ExperimentError: there is no such figure, or none is named.
     """
     if only is None:
-        return list(FIGURES)
-    there = f"there are figures {', '.join(map(str, NUMBERED))} and {', '.join(NAMED)}"
+        return list(figures)
+    named = {file_name(draw): draw for draw in figures}
+    there = f"there are figures {', '.join(str(draw.number or draw.__name__) for draw in figures)}"
     if not only:
         raise refuse("only", "", there)
-    names = [str(name) if str(name) in FIGURES else f"fig{name}" for name in only]
+    names = [str(name) if str(name) in named else f"fig{name}" for name in only]
     for name, given in zip(names, only, strict=True):
-        if name not in FIGURES:
+        if name not in named:
             raise refuse("only", given, there)
-    return list(dict.fromkeys(names))
+    return [named[name] for name in dict.fromkeys(names)]
 
 
 def draw_all(
@@ -84,6 +82,7 @@ def draw_all(
     folder: str | Path,
     only: Sequence[int | str] | None = None,
     *,
+    figures: Sequence[Draw] = FIGURES,
     step: int | None = None,
     reading: str = "drift",
 ) -> list[Path]:
@@ -93,6 +92,7 @@ def draw_all(
         dataset: a run.
         folder: where `fig2.pdf` and the like go; it is made if needed.
         only: numbers or names of figures; all there are by default.
+        figures: what there is; the paper's and those beyond it by default.
         step: the record to draw; the last if None.
         reading: of the convergence criterion.
 
@@ -105,13 +105,13 @@ def draw_all(
     """
     # It finds matplotlib's own fonts too old, at every PDF.
     logging.getLogger("fontTools").setLevel(logging.ERROR)
-    names, dataset = chosen(only), until(dataset, step)
+    asked = chosen(only, figures)
     drawn, skipped = {}, []
-    for name in names:
-        draw = FIGURES[name]
+    for draw in asked:
+        name = file_name(draw)
         options: dict[str, Any] = {"reading": reading} if "reading" in inspect.signature(draw).parameters else {}
         try:
-            drawn[name] = draw(dataset, **options)
+            drawn[name] = draw(dataset, step=step, **options)
         except NotDrawable as reason:
             skipped.append(f"{name} is skipped: {reason}")
     if not drawn:
@@ -119,7 +119,54 @@ def draw_all(
     for reason in skipped:
         print(f"{reason}.", file=sys.stderr)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return [path for name, figure in drawn.items() for path in save(figure, Path(folder) / name)]
+    with tqdm(
+        total=len(drawn), desc="figures", unit="figure", leave=False, disable=None
+    ) as bar:  # None: no terminal, no bar
+        files = {}
+        for name, written in _save_all({Path(folder) / name: figure for name, figure in drawn.items()}):
+            files[name.name] = written
+            bar.update()
+    return [path for name in drawn for path in files[name]]
+
+
+_INHERITED: dict[Path, Figure] = {}
+"""What a forked process is to save."""
+
+
+def _save_all(drawn: dict[Path, Figure | FuncAnimation]) -> Iterator[tuple[Path, list[Path]]]:
+    """Save figures under their paths, as many at a time as there are cores, and say of each when it is done.
+
+    A PDF takes ten times as long to write as its figure to draw. A fork inherits the figures, which could not be sent to
+    another process. JAX's threads do not survive a fork: beside it, or where forks are not safe at all, one process does it.
+    """
+    moving = {path: figure for path, figure in drawn.items() if isinstance(figure, FuncAnimation)}
+    still = {path: figure for path, figure in drawn.items() if not isinstance(figure, FuncAnimation)}
+    if sys.platform != "linux" or "jax" in sys.modules or len(drawn) == 1:
+        yield from ((path, save(figure, path)) for path, figure in drawn.items())
+        return
+    processes = min(len(os.sched_getaffinity(0)), max(len(still), 1))
+    with ProcessPoolExecutor(processes, get_context("fork"), _INHERITED.update, (still,)) as pool:
+        # The largest first, so that no process is left alone with it.
+        largest = sorted(still, key=lambda path: len(still[path].axes), reverse=True)
+        waiting = {pool.submit(_save_inherited, path): path for path in largest}
+        yield from ((path, save(figure, path)) for path, figure in moving.items())  # in the meantime
+        yield from ((waiting[done], done.result()) for done in as_completed(waiting))
+
+
+def _save_inherited(path: Path) -> list[Path]:
+    return save(_INHERITED[path], path)
+
+
+class _OneCanvas(PillowWriter):
+    """Takes every frame as it was drawn, in one canvas; savefig, which matplotlib's own calls, would draw it twice more."""
+
+    def setup(self, fig: Figure, outfile: Any, dpi: float | None = None) -> None:
+        super().setup(fig, outfile, dpi)
+        fig.set_dpi(self.dpi)
+        self._canvas = FigureCanvasAgg(fig)
+
+    def grab_frame(self, **_: Any) -> None:
+        self._frames.append(Image.fromarray(np.array(self._canvas.buffer_rgba())).convert("RGB"))  # pyright: ignore
 
 
 def save(figure: Figure | FuncAnimation, path: str | Path) -> list[Path]:
@@ -127,7 +174,7 @@ def save(figure: Figure | FuncAnimation, path: str | Path) -> list[Path]:
     path = Path(path)
     with matplotlib.style.context(STYLE_SHEET):
         if isinstance(figure, FuncAnimation):
-            figure.save(path.with_suffix(".gif"), PillowWriter(fps=3), dpi=150)
+            figure.save(path.with_suffix(".gif"), _OneCanvas(fps=3), dpi=150)
             return [path.with_suffix(".gif")]
         files = [path.with_suffix(f".{kind}") for kind in ("pdf", "png")]
         for file in files:

@@ -9,20 +9,24 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
 from phasejax.analysis import boundaries
-from phasejax.analysis.run import layer, until
+from phasejax.analysis.run import layer
 from phasejax.analysis.statistics import Statistic, crossings, final, nearest
 from phasejax.experiment import Reading
-from phasejax.figures.maps import ALIGNMENT, MEMORY, draw_map, hatch_missing
-from phasejax.figures.slices import ORDERED, TRAINING_LOSS, draw_with_bars, heading, in_temperature
-from phasejax.figures.style import TWO_COLUMNS, cell_label, house_style, new_figure, temperature_axis
-
-Look = tuple[str, str]
-"""Colour and style of a line."""
-
-# The fractions of converged students, dimmest first as in the paper, and their lines' colours and styles.
-CONVERGED: dict[float, Look] = dict(zip(boundaries.SIGMAS, (("0.6", "-."), ("0.8", "--"), ("1.0", "-")), strict=True))
-# The first of them where it is drawn alone.
-ONE_SIGMA: Look = ("1.0", "-.")
+from phasejax.figures.maps import draw_map, hatch_missing
+from phasejax.figures.slices import ORDERED, draw_with_bars, heading, in_temperature
+from phasejax.figures.style import (
+    ALIGNMENT,
+    CONVERGED,
+    MEMORY,
+    ONE_SIGMA,
+    TRAINING_LOSS,
+    TWO_COLUMNS,
+    Look,
+    cell_label,
+    figure,
+    new_figure,
+    temperature_axis,
+)
 
 
 def draw_line(ax: Axes, x: np.ndarray, y: np.ndarray, look: Look, label: str) -> None:
@@ -48,10 +52,15 @@ def add_legend(figure: Figure) -> None:
         figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3, handlelength=3)
 
 
-@house_style("train_loss", "G_t0", "alignment", "restoring", "V_S", "temperature")
-def convergence_boundaries(
-    dataset: xr.Dataset, *, step: int | None = None, reading: str = "drift", statistic: Statistic = "median"
-) -> Figure:
+@figure(
+    needs=["train_loss", "G_t0", "alignment", "restoring", "V_S", "temperature", "sigma_w"],
+    caption=(
+        "Where 68, 95 and 99.7 % of the students have converged: on the slice the 68 % crossing with its bootstrap "
+        "interval, and the temperatures of the grid that bracket the other two; on the maps all three lines"
+    ),
+    number=8,
+)
+def convergence_boundaries(dataset: xr.Dataset, *, reading: str = "drift", statistic: Statistic = "median") -> Figure:
     """Fig 8: where 68, 95 and 99.7 % of the students satisfy Eq 4.15.
 
     Left, over the training loss on the slice at 1/sigma_W = 8, the 68 % crossing with its bootstrap interval, and the
@@ -59,11 +68,9 @@ def convergence_boundaries(
 
     Args:
         dataset: a run.
-        step: the record; the last if None.
         reading: of the criterion.
         statistic: of the slice; the maps show means.
     """
-    dataset = until(dataset, step)
     axis = in_temperature(dataset)
     column = nearest(dataset.inverse_sigma_w, ORDERED)
     here = dataset.isel(sigma_w=[column])
@@ -102,10 +109,15 @@ def convergence_boundaries(
     return figure
 
 
-@house_style("restoring", "V_S", "eigenvalues", "temperature")
-def criterion(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
+@figure(
+    needs=["restoring", "V_S", "eigenvalues", "temperature", "sigma_w"],
+    caption=(
+        "The convergence criterion in its four readings: fraction of students converged (top), the same with S(t) in "
+        "place of S(0) (centre), and share of students with V_S < 0 (bottom), who may pass for free"
+    ),
+)
+def criterion(dataset: xr.Dataset) -> Figure:
     """The criterion in its four readings: fraction converged by Eq 4.15, and with S(t) for S(0), and share of V_S < 0."""
-    dataset = until(dataset, step)
     last = dataset.isel(step=[-1])
     finite = final(dataset, dataset["V_S" + layer(dataset).suffix].isel(reading=0, drop=True))
     figure, axes = new_figure(TWO_COLUMNS, 5.6, 3, len(get_args(Reading)))

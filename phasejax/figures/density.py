@@ -5,22 +5,20 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from phasejax.analysis import boundaries
-from phasejax.analysis.run import activation, layer, until
-from phasejax.figures.maps import label_cells
-from phasejax.figures.slices import disorder_colours
+from phasejax.analysis.run import activation, layer
 from phasejax.figures.style import (
     INVERSE_SIGMA,
     TWO_COLUMNS,
+    VARIANCES,
     NotDrawable,
-    house_style,
+    disorder_colours,
+    figure,
+    label_cells,
     new_figure,
     power_of_two,
     temperature_axis,
     training_length,
 )
-
-# Variances of the pre-activations below, at and above the transition, and how their lines are drawn.
-VARIANCES = {0.125: ("C0", "-"), 0.5: ("C2", "--"), 4.0: ("C1", "-.")}
 
 
 def density(phi: np.ndarray, variance: float) -> np.ndarray:
@@ -38,13 +36,16 @@ def before_training(dataset: xr.Dataset) -> xr.Dataset:
     return dataset[["feature_density"]].isel({temperature_axis(dataset)[0]: 0})
 
 
-@house_style("feature_density")
-def feature_density(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
+@figure(
+    needs=["feature_density", "sigma_w"],
+    caption=("Density of the features, and tanh with its vanishing gradient: from one well to two as sigma_W grows"),
+    number=1,
+)
+def feature_density(dataset: xr.Dataset) -> Figure:
     """Fig 1: density and potential of tanh of a Gaussian, the run's initial features for every sigma_W, and tanh itself.
 
     The measured densities are pooled over test inputs, nodes and seeds.
     """
-    dataset = until(dataset, step)
     if activation(dataset) != "tanh":
         raise NotDrawable(f"it is about tanh, and the activation is {activation(dataset)}")
     initial = before_training(dataset)

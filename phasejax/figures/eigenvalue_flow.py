@@ -7,7 +7,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from phasejax.analysis.boundaries import PAPER_JAMMING_LINE
-from phasejax.analysis.run import activation, layer, settings, until
+from phasejax.analysis.run import activation, layer, settings
 from phasejax.analysis.spectrum import layer_sigma_w, marchenko_pastur, marchenko_pastur_edges
 from phasejax.analysis.statistics import left_out, nearest, sound
 from phasejax.figures.style import (
@@ -15,7 +15,7 @@ from phasejax.figures.style import (
     TWO_COLUMNS,
     NotDrawable,
     cell_label,
-    house_style,
+    figure,
     new_figure,
     temperature_axis,
     training_length,
@@ -34,14 +34,17 @@ def lies_in(phase: str, cell: xr.Dataset) -> bool:
     return all((at > line) == (own > line) for at, own, line in zip(place, PHASES[phase], lines, strict=True))
 
 
-@house_style("eigenvalues", "target_eigenvalues")
-def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
+@figure(
+    needs=["eigenvalues", "target_eigenvalues", "sigma_w"],
+    caption="Flow of all students' eigenvalues in the three phases; dashed, the teachers' mean eigenvalues",
+    number=6,
+)
+def eigenvalue_flow(dataset: xr.Dataset) -> Figure:
     """Fig 6: eigenvalues of all students against time in the three phases; dashed, the teachers' mean eigenvalues.
 
     On a grid without the paper's cells the nearest ones are drawn, without the name of a phase they do not lie in. Of
     several trained layers, the last. A line ends where its student diverges.
     """
-    dataset = until(dataset, step)
     axis, own = temperature_axis(dataset)[0], layer(dataset).suffix
     steps = dataset.step.values
     # Time starts at 0 on a logarithmic axis: draw the initial state where step 1/5 would be.
@@ -80,10 +83,12 @@ def eigenvalue_flow(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
     return figure
 
 
-@house_style("eigenvalues")
-def initial_spectrum(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
+@figure(
+    needs=["eigenvalues", "sigma_w"],
+    caption="Eigenvalues of all students at the start against the Marchenko-Pastur density",
+)
+def initial_spectrum(dataset: xr.Dataset) -> Figure:
     """Eigenvalues of all students at step 0 in units of sigma_W^2, against the Marchenko-Pastur density (Eq 4.2)."""
-    dataset = until(dataset, step)
     if "kind" in settings(dataset)["network"]:
         raise NotDrawable("a network of one's own need not start from Gaussian matrices")
     own, axis = layer(dataset), temperature_axis(dataset)[0]

@@ -11,14 +11,23 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from phasejax.analysis import boundaries
-from phasejax.analysis.run import layer, require, until, why_not_recorded
+from phasejax.analysis.run import layer, require, why_not_recorded
 from phasejax.analysis.spectrum import memory
 from phasejax.analysis.statistics import nearest, sound, summary
-from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_contours
-from phasejax.figures.maps import TEST_LOSS, draw_map
-from phasejax.figures.style import ONE_COLUMN, TWO_COLUMNS, NotDrawable, house_style, new_figure, training_length
-
-FORGOTTEN: Look = ("1.0", ":")
+from phasejax.figures.boundary import add_legend, draw_contours
+from phasejax.figures.maps import draw_map
+from phasejax.figures.style import (
+    FORGOTTEN,
+    ONE_COLUMN,
+    ONE_SIGMA,
+    TEST_LOSS,
+    TWO_COLUMNS,
+    Look,
+    NotDrawable,
+    figure,
+    new_figure,
+    training_length,
+)
 
 
 def decades(dataset: xr.Dataset) -> list[int]:
@@ -31,7 +40,7 @@ def decades(dataset: xr.Dataset) -> list[int]:
     return sorted({int(trained[nearest(steps[trained], power)]) for power in powers} | {len(steps) - 1})
 
 
-class Plane(NamedTuple):
+class Lengths(NamedTuple):
     """What is drawn of the phase diagram at each of several steps."""
 
     losses: xr.DataArray
@@ -49,7 +58,7 @@ class Plane(NamedTuple):
         return mesh
 
 
-def plane(dataset: xr.Dataset, reading: str) -> Plane:
+def lengths(dataset: xr.Dataset, reading: str) -> Lengths:
     """The loss, and the lines where the run has what they need."""
     losses = sound(dataset, dataset.test_loss).load()
     means = losses.mean("seed").values
@@ -61,17 +70,19 @@ def plane(dataset: xr.Dataset, reading: str) -> Plane:
             require(dataset, "restoring", "V_S")
             share = boundaries.fraction(dataset, reading).fraction
             lines.append((share, boundaries.SIGMAS[0], ONE_SIGMA, f"68 % converged ({reading})"))
-    return Plane(losses, (float(means.min()), float(means.max())) if means.size else None, lines)
+    return Lengths(losses, (float(means.min()), float(means.max())) if means.size else None, lines)
 
 
-@house_style("test_loss", "G_t0", "G_00", "G_tt")
-def against_length(dataset: xr.Dataset, *, step: int | None = None, reading: str = "drift") -> Figure:
+@figure(
+    needs=["test_loss", "G_t0", "G_00", "G_tt", "sigma_w"],
+    caption="The phase diagram against training length, a panel a decade",
+)
+def against_length(dataset: xr.Dataset, *, reading: str = "drift") -> Figure:
     """Mean test loss in the plane after each decade of steps, with the 68 % line and the line C = 1/2."""
-    dataset = until(dataset, step)
     positions = decades(dataset)
     rows = -(-len(positions) // 3)
     figure, axes = new_figure(TWO_COLUMNS, 0.9 + 1.9 * rows, rows, 3, squeeze=False)
-    drawn = plane(dataset.isel(step=positions), reading)
+    drawn = lengths(dataset.isel(step=positions), reading)
     for k, ax in enumerate(axes.flat[: len(positions)]):
         mesh = drawn.draw(ax, k)
         ax.set_title("\n".join(filter(None, [f"step {int(drawn.losses.step[k]):,}", ax.get_title()])))
@@ -84,12 +95,14 @@ def against_length(dataset: xr.Dataset, *, step: int | None = None, reading: str
     return figure
 
 
-@house_style("test_loss", "G_t0", "G_00", "G_tt")
-def along_training(dataset: xr.Dataset, *, step: int | None = None, reading: str = "drift") -> FuncAnimation:
+@figure(
+    needs=["test_loss", "G_t0", "G_00", "G_tt", "sigma_w"],
+    caption="The same record by record",
+)
+def along_training(dataset: xr.Dataset, *, reading: str = "drift") -> FuncAnimation:
     """The same as an animation, a frame per record."""
-    dataset = until(dataset, step)
     decades(dataset)
-    drawn = plane(dataset, reading)
+    drawn = lengths(dataset, reading)
     figure, ax = new_figure(ONE_COLUMN, 3.1)
     last = dataset.sizes["step"] - 1
     figure.colorbar(drawn.draw(ax, last), ax=ax, label=f"mean {TEST_LOSS}")

@@ -1,39 +1,38 @@
-"""Maps over the plane of temperature and disorder, the phase diagram's own plane."""
+"""Maps over the plane that a run spans, first of all the phase diagram's, temperature and disorder."""
 
-from typing import Any, Literal
+from typing import Literal
 
+import matplotlib.style
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import ListedColormap, LogNorm, Normalize, TwoSlopeNorm
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from phasejax.analysis.run import grid_axis, layer, settings, until
+from phasejax.analysis.plane import plane_of
+from phasejax.analysis.run import RunError, layer, require, settings, until
 from phasejax.analysis.spectrum import memory, rate, trace_ratio
 from phasejax.analysis.statistics import Statistic, final, left_out, summary
 from phasejax.figures.style import (
-    INVERSE_SIGMA,
+    ALIGNMENT,
+    HALF,
+    MEMORY,
     ONE_COLUMN,
     ONE_LEVEL,
+    RATE,
+    STYLE_SHEET,
+    TEST_LOSS,
     TWO_COLUMNS,
     NotDrawable,
-    house_style,
+    Scale,
+    axis_of,
+    colours,
+    figure,
+    label_cells,
     new_figure,
-    power_of_two,
-    temperature_axis,
     training_length,
 )
-
-Scale = Literal["linear", "log", "signed"]
-
-TEST_LOSS = r"test loss $\mathcal{L}$"
-HALF = r" $= \frac{1}{2}\langle(y - \hat{y})^2\rangle$"
-MEMORY = r"memory $G(t_f, 0)$"
-ALIGNMENT = r"alignment $h\cdot\phi/\|h\|\|\phi\|$"
-RATE = r"rate $\overline{\lambda}$ per epoch"
 
 
 def draw_map(
@@ -49,68 +48,79 @@ def draw_map(
 
     Args:
         ax: where.
-        values: (axis, sigma_w, seed), NaN for students that diverged, or for which it is not defined.
+        values: (two axes, seed), NaN for students that diverged, or for which it is not defined.
         label: what is drawn, above the map, which then has a colour bar.
         scale: of the colours; `signed` has zero in the middle.
         limits: of the colours; by default those of what is drawn.
         statistic: what of the seeds.
     """
-    axis, axis_label = temperature_axis(values)
+    vertical, horizontal = plane_of(values)
+    y, x = axis_of(values, vertical), axis_of(values, horizontal)
+    values = values.sortby([y.coordinate, x.coordinate])
     drawn = values.var("seed") if statistic == "variance" else summary(values, statistic)[0]
-    drawn = drawn.transpose(axis, "sigma_w").values
-    x, y = edges(values.inverse_sigma_w.values), edges(values[axis].values)
-    mesh = ax.pcolormesh(x, y, drawn, rasterized=True, **colours(drawn, scale, limits))
+    drawn = drawn.transpose(vertical, horizontal).values
+    mesh = ax.pcolormesh(x.edges, y.edges, drawn, rasterized=True, **colours(drawn, scale, limits))
     hatch_missing(ax, values)
-    ax.set(xscale="log", yscale="log", xlabel=INVERSE_SIGMA, ylabel=axis_label)
+    ax.set(xscale=x.scale, yscale=y.scale, xlabel=x.label, ylabel=y.label)
     ax.set_title("\n".join(filter(None, [label, left_out(values)])))
-    label_cells(ax.xaxis, values.inverse_sigma_w.values)
-    label_cells(ax.yaxis, values[axis].values)
+    label_cells(ax.xaxis, x.values)
+    label_cells(ax.yaxis, y.values)
     if label and ax.figure:
         ax.figure.colorbar(mesh, ax=ax)
     return mesh
 
 
 def hatch_missing(ax: Axes, values: xr.DataArray) -> None:
-    """Hatch the cells where values (axis, sigma_w, seed) are NaN for some student."""
-    axis = grid_axis(values)
-    missing = values.isnull().any("seed").transpose(axis, "sigma_w").values
+    """Hatch the cells where values (two axes, seed) are NaN for some student."""
+    vertical, horizontal = plane_of(values)
+    missing = values.isnull().any("seed").transpose(vertical, horizontal).values
     if missing.any():
-        x, y = edges(values.inverse_sigma_w.values), edges(values[axis].values)
+        x, y = axis_of(values, horizontal).edges, axis_of(values, vertical).edges
         # A hatch has the colour of its cell's edge, and would be as transparent as the cell with alpha = 0.
         clear = ListedColormap([(0, 0, 0, 0)])
         ax.pcolor(x, y, np.ma.masked_where(~missing, missing), hatch="//////", cmap=clear, edgecolor="#D55E00", linewidth=0)
 
 
-def label_cells(axis: Axis, values: np.ndarray) -> None:
-    """On a logarithmic axis too short for decades, mark the values of the grid instead."""
-    if values.max() < 10 * values.min():
-        shown = values[:: -(-values.size // 4)]
-        axis.set_major_locator(FixedLocator(shown.tolist()))
-        axis.set_major_formatter(FixedFormatter([f"${power_of_two(float(value))}$" for value in shown]))
-        axis.set_minor_locator(NullLocator())
+def plane(
+    run: xr.Dataset,
+    name: str,
+    *,
+    step: int | None = None,
+    statistic: Statistic = "mean",
+    scale: Scale = "linear",
+    label: str | None = None,
+) -> Figure:
+    """Map any observable of a run over its two axes, whatever they are.
 
+    Args:
+        run: a run of two axes, or what is selected of one.
+        name: of a variable with one number a student; of several trained layers, with or without the number of the last.
+        step: the last record to look at; the last there is if None.
+        statistic: of the seeds.
+        scale: of the colours; `signed` has zero in the middle.
+        label: what the map is called; the variable's long name, or its name, if None.
 
-def colours(drawn: np.ndarray, scale: Scale, limits: tuple[float, float] | None = None) -> dict[str, Any]:
-    """Norm and colour map for values on a scale, as keywords."""
-    shown = drawn[np.isfinite(drawn) & ((drawn > 0) | (scale != "log"))]
-    if limits is None and not shown.size:
-        return {}
-    low, high = limits or (float(shown.min()), float(shown.max()))
-    if scale == "log":
-        return {"norm": LogNorm(low, high)}
-    if scale == "signed":
-        extent = max(abs(low), abs(high)) or 1.0
-        return {"norm": TwoSlopeNorm(0, -extent, extent), "cmap": "RdBu_r"}
-    return {"norm": Normalize(low, high)}
-
-
-def edges(centres: np.ndarray) -> np.ndarray:
-    """Edges of the cells around values on a logarithmic axis: (n + 1,) for (n,)."""
-    logs = np.log(np.asarray(centres, float))
-    if logs.size == 1:
-        return np.exp(logs[0] + np.array([-0.5, 0.5]) * np.log(2))
-    middles = (logs[1:] + logs[:-1]) / 2
-    return np.exp(np.concatenate([[2 * logs[0] - middles[0]], middles, [2 * logs[-1] - middles[-1]]]))
+    Raises:
+        RunError: there is no such variable, or the run or the variable has other axes than two and its seeds.
+    """
+    require(run, name)
+    run = until(run, step)
+    axes = plane_of(run)
+    values = run[name if name in run else name + layer(run).suffix]
+    when = next((str(dim) for dim in values.dims if str(dim).startswith("step")), "step")
+    own = [str(dim) for dim in values.dims if dim not in (when, *axes, "seed")]
+    if own:
+        raise RunError(f"{name} has {' and '.join(own)} too, and a plane shows one number a student: select one first, "
+                       f"for instance run.isel({', '.join(f'{dim}=0' for dim in own)}).")  # fmt: skip
+    if lacking := [dim for dim in (when, *axes, "seed") if dim not in values.dims]:
+        raise RunError(f"{name} has no {' and no '.join(lacking)}: a plane shows what every student has at every record.")
+    found = final(run, values.rename({when: "step"}))
+    label = label or str(values.attrs.get("long_name", "")) or name
+    with matplotlib.style.context(STYLE_SHEET):
+        figure, ax = new_figure(ONE_COLUMN, 2.75)
+        draw_map(ax, found, label=f"{statistic} {label}", scale=scale, statistic=statistic)
+        figure.suptitle(training_length(run, int(found.step)), fontsize=8)
+    return figure
 
 
 def maps(dataset: xr.Dataset, panels: dict[str, tuple[xr.DataArray, Scale]], statistic: Statistic) -> Figure:
@@ -124,39 +134,55 @@ def maps(dataset: xr.Dataset, panels: dict[str, tuple[xr.DataArray, Scale]], sta
     return figure
 
 
-@house_style("test_loss")
-def loss_map(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+@figure(
+    needs=["test_loss", "sigma_w"],
+    caption=(
+        "Mean test loss in the plane of temperature and inverse disorder, with the factor 1/2 of Eq 2.6; the "
+        "published map shows twice this"
+    ),
+    number=2,
+)
+def loss_map(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Fig 2: test loss in the (1/sigma_W, T) plane, with the factor 1/2 of Eq 2.6 (twice this is published) if it is mse."""
-    dataset = until(dataset, step)
     half = HALF if settings(dataset)["task"].get("loss", "mse") == "mse" else ""
     return maps(dataset, {TEST_LOSS + half: (dataset.test_loss, "log")}, statistic)
 
 
-@house_style("G_t0", "alignment")
-def memory_and_alignment(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+@figure(
+    needs=["G_t0", "alignment", "sigma_w"],
+    caption="Memory G(t_f, 0) of the initial features, and alignment of features and field",
+    number=5,
+)
+def memory_and_alignment(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Fig 5: memory G(t_f, 0) of the initial features (Eq 3.4) and their alignment with the target field (Eq 3.5)."""
-    dataset = until(dataset, step)
     return maps(dataset, {MEMORY: (dataset.G_t0, "linear"), ALIGNMENT: (dataset.alignment, "linear")}, statistic)
 
 
-@house_style("eigenvalues")
-def rate_map(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+@figure(
+    needs=["eigenvalues", "sigma_w"],
+    caption="Time-averaged rate of the mean level spacing",
+    number=7,
+)
+def rate_map(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Fig 7: time-averaged rate of the level spacing (Eq 4.7)."""
-    dataset = until(dataset, step)
     return maps(dataset, {RATE: (growth_rate(dataset), "linear")}, statistic)
 
 
-@house_style("G_t0", "G_00", "G_tt")
-def normalised_memory(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+@figure(
+    needs=["G_t0", "G_00", "G_tt", "sigma_w"],
+    caption="Memory G, small wherever the features start small, beside C = G(t,0)/sqrt(G(0,0) G(t,t))",
+)
+def normalised_memory(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Memory G(t_f, 0), which must be small wherever the features start small, beside C = G(t,0) / sqrt(G(0,0) G(t,t))."""
-    dataset = until(dataset, step)
     return maps(dataset, {MEMORY: (dataset.G_t0, "linear"), r"memory $C$": (memory(dataset), "linear")}, statistic)
 
 
-@house_style("teacher_overlap", "feature_overlap", "eigenvalues", "target_eigenvalues")
-def teacher_overlaps(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "mean") -> Figure:
+@figure(
+    needs=["teacher_overlap", "feature_overlap", "eigenvalues", "target_eigenvalues", "sigma_w"],
+    caption="What of the teacher is found: overlap of the weights, overlap of the features, ratio of the traces",
+)
+def teacher_overlaps(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """What of the teacher is found: overlap R of the weights, overlap Q of the features, and the ratio of tr X."""
-    dataset = until(dataset, step)
     panels: dict[str, tuple[xr.DataArray, Scale]] = {
         "overlap $R$": (dataset["teacher_overlap" + layer(dataset).suffix], "signed"),
         "overlap $Q$": (dataset.feature_overlap, "signed"),
@@ -165,10 +191,12 @@ def teacher_overlaps(dataset: xr.Dataset, *, step: int | None = None, statistic:
     return maps(dataset, panels, statistic)
 
 
-@house_style("test_loss", "G_t0", "G_00", "G_tt", "teacher_overlap")
-def seed_variance(dataset: xr.Dataset, *, step: int | None = None) -> Figure:
+@figure(
+    needs=["test_loss", "G_t0", "G_00", "G_tt", "teacher_overlap", "sigma_w"],
+    caption="Mean over the seeds (top) and variance between them (bottom) of loss, memory and overlap",
+)
+def seed_variance(dataset: xr.Dataset) -> Figure:
     """Mean (top) and variance over the seeds (bottom) of the test loss, the memory C and the overlap R."""
-    dataset = until(dataset, step)
     if dataset.sizes["seed"] < 2:
         raise NotDrawable("a single seed has no variance")
     panels: dict[str, tuple[xr.DataArray, Scale]] = {

@@ -2,38 +2,27 @@
 
 import numpy as np
 import xarray as xr
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
-from phasejax.analysis.run import until
 from phasejax.analysis.statistics import Statistic, final, left_out, nearest, summary
-from phasejax.figures.maps import edges, label_cells
 from phasejax.figures.style import (
+    GRADIENT,
     INVERSE_SIGMA,
+    TRAINING_LOSS,
     TWO_COLUMNS,
     NotDrawable,
     cell_label,
-    house_style,
+    disorder_colours,
+    figure,
+    label_cells,
     new_figure,
     temperature_axis,
     training_length,
 )
 
-TRAINING_LOSS = r"training loss $\mathcal{L}$"
-GRADIENT = r"gradient $\|\nabla\mathcal{L}\|$"
 ORDERED = 8.0
 """The paper's slice: 1/sigma_W, its smallest sigma_W."""
-
-
-def disorder_colours(inverse_sigma: np.ndarray) -> ScalarMappable:
-    """Colours for lines of different 1/sigma_W, and their colour bar."""
-    ends = np.sort(edges(np.sort(inverse_sigma)))[[0, -1]]
-    # The last tenth of viridis is too pale for a line on white.
-    pale = ListedColormap(colormaps["viridis"](np.linspace(0, 0.9, 256)))
-    return ScalarMappable(LogNorm(*ends), pale)
 
 
 def draw_with_bars(ax: Axes, along: str, values: xr.DataArray, statistic: Statistic, colour: str = "C0") -> None:
@@ -62,10 +51,13 @@ def in_temperature(dataset: xr.Dataset) -> str:
     return axis
 
 
-@house_style("train_loss", "gradient_norm")
-def temperature_slices(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "median") -> Figure:
+@figure(
+    needs=["train_loss", "gradient_norm", "sigma_w"],
+    caption="Loss and gradient against temperature, one line for each sigma_W",
+    number=3,
+)
+def temperature_slices(dataset: xr.Dataset, *, statistic: Statistic = "median") -> Figure:
     """Fig 3: training loss and gradient at the end against T, a line each sigma_W; both are means over the last epoch."""
-    dataset = until(dataset, step)
     axis = in_temperature(dataset)
     figure, axes = new_figure(TWO_COLUMNS, 2.7, columns=2)
     mappable = disorder_colours(dataset.inverse_sigma_w.values)
@@ -82,14 +74,19 @@ def temperature_slices(dataset: xr.Dataset, *, step: int | None = None, statisti
     return figure
 
 
-@house_style("train_loss", "gradient_norm", "full_gradient_norm")
-def ordered_slice(dataset: xr.Dataset, *, step: int | None = None, statistic: Statistic = "median") -> Figure:
+@figure(
+    needs=["train_loss", "gradient_norm", "full_gradient_norm", "sigma_w"],
+    caption=(
+        "Loss and gradient along the temperature axis at the smallest sigma_W; gradient at the start against 1/sigma_W"
+    ),
+    number=4,
+)
+def ordered_slice(dataset: xr.Dataset, *, statistic: Statistic = "median") -> Figure:
     """Fig 4: training loss and gradient against T at 1/sigma_W = 8, and the initial gradient against 1/sigma_W.
 
     On a grid without 1/sigma_W = 8 the nearest there is. The initial gradient is that of the whole training set at fixed W,
     which is the same at every T.
     """
-    dataset = until(dataset, step)
     axis = in_temperature(dataset)
     figure, axes = new_figure(TWO_COLUMNS, 2.4, columns=3)
     here = dataset.isel(sigma_w=nearest(dataset.inverse_sigma_w, ORDERED))

@@ -7,18 +7,30 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
 from phasejax.analysis import boundaries
-from phasejax.analysis.run import activation, layer, until
+from phasejax.analysis.run import activation, layer
 from phasejax.analysis.statistics import Statistic, final, nearest
-from phasejax.figures.boundary import ONE_SIGMA, Look, add_legend, draw_line
+from phasejax.figures.boundary import add_legend, draw_line
 from phasejax.figures.density import before_training
 from phasejax.figures.eigenvalue_flow import PHASES, lies_in
-from phasejax.figures.maps import ALIGNMENT, MEMORY, RATE, TEST_LOSS, Scale, draw_map, growth_rate
-from phasejax.figures.style import TWO_COLUMNS, house_style, new_figure, power_of_two, training_length
+from phasejax.figures.maps import draw_map, growth_rate
+from phasejax.figures.style import (
+    ALIGNMENT,
+    MEASURED_LINE,
+    MEMORY,
+    ONE_SIGMA,
+    PAPER_LINE,
+    RATE,
+    TEST_LOSS,
+    TWO_COLUMNS,
+    Scale,
+    figure,
+    new_figure,
+    power_of_two,
+    training_length,
+)
 
 # As in the paper, the contour is hidden where T/sigma_W is at most this: disorder, not heat, keeps students from converging.
 HIDDEN = 0.1
-PAPER_LINE: Look = ("1.0", "--")
-MEASURED_LINE: Look = ("1.0", ":")
 
 
 def draw_jamming_lines(ax: Axes, dataset: xr.Dataset, boundary: list[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -61,17 +73,18 @@ def meeting(place: float, x: np.ndarray, y: np.ndarray) -> float:
     return float(np.exp(heights.max())) if heights.size else np.nan
 
 
-@house_style("test_loss", "G_t0", "alignment", "eigenvalues", "feature_density", "restoring", "V_S", "temperature")
-def phase_diagram(
-    dataset: xr.Dataset, *, step: int | None = None, reading: str = "drift", statistic: Statistic = "mean"
-) -> Figure:
+@figure(
+    needs=["test_loss", "G_t0", "alignment", "eigenvalues", "feature_density", "restoring", "V_S", "temperature", "sigma_w"],
+    caption="Summary: loss, memory, alignment and rate with both phase boundaries",
+    number=9,
+)
+def phase_diagram(dataset: xr.Dataset, *, reading: str = "drift", statistic: Statistic = "mean") -> Figure:
     """Fig 9: test loss, memory, alignment and rate with both boundaries.
 
     Dash-dotted, the line at which 68 % of the students satisfy Eq 4.15, hidden where T/sigma_W <= 0.1; dashed, the paper's
     jamming line 1/sigma_W = sqrt 2; dotted, where this run's initial features have lost their side peaks. The names of the
     phases stand at the cells of Fig 6.
     """
-    dataset = until(dataset, step)
     panels: dict[str, tuple[xr.DataArray, Scale]] = {
         TEST_LOSS: (dataset.test_loss, "log"),
         MEMORY: (dataset.G_t0, "linear"),

@@ -1,4 +1,4 @@
-"""One page for a run: every figure, the claims and the run's provenance in a single HTML file that needs no network."""
+"""One page for a run: phase diagram, every figure, the claims and the run, in a single HTML file that needs no network."""
 
 import base64
 import re
@@ -9,29 +9,12 @@ from pathlib import Path
 import xarray as xr
 
 from phasejax.claims import RULE, VERDICTS, Verdict
-from phasejax.claims.writing import diverged, length, number, sentence
+from phasejax.claims.writing import diverged, length, number, sentence, symbols
+from phasejax.figures import FIGURES
+from phasejax.figures.style import Draw, file_name
 
-_CAPTIONS = {
-    "fig1": "Density of the features, and tanh with its vanishing gradient: from one well to two as sigma_W grows",
-    "fig2": "Mean test loss in the plane of temperature and inverse disorder, with the factor 1/2 of Eq 2.6; "
-    "the published map shows twice this",
-    "fig3": "Loss and gradient against temperature, one line for each sigma_W",
-    "fig4": "Loss and gradient along the temperature axis at the smallest sigma_W; gradient at the start against 1/sigma_W",
-    "fig5": "Memory G(t_f, 0) of the initial features, and alignment of features and field",
-    "fig6": "Flow of all students' eigenvalues in the three phases; dashed, the teachers' mean eigenvalues",
-    "fig7": "Time-averaged rate of the mean level spacing",
-    "fig8": "Where 68, 95 and 99.7 % of the students have converged: on the slice the 68 % crossing with its bootstrap "
-    "interval, and the temperatures of the grid that bracket the other two; on the maps all three lines",
-    "fig9": "Summary: loss, memory, alignment and rate with both phase boundaries",
-    "normalised_memory": "Memory G, small wherever the features start small, beside C = G(t,0)/sqrt(G(0,0) G(t,t))",
-    "teacher_overlaps": "What of the teacher is found: overlap of the weights, overlap of the features, ratio of the traces",
-    "seed_variance": "Mean over the seeds (top) and variance between them (bottom) of loss, memory and overlap",
-    "criterion": "The convergence criterion in its four readings: fraction of students converged (top), the same with S(t) "
-    "in place of S(0) (centre), and share of students with V_S < 0 (bottom), who may pass for free",
-    "initial_spectrum": "Eigenvalues of all students at the start against the Marchenko-Pastur density",
-    "against_length": "The phase diagram against training length, a panel a decade",
-    "along_training": "The same record by record",
-}
+_FIRST = "fig9"
+"""What the page opens with, at full width."""
 _KINDS = {".png": "image/png", ".gif": "image/gif"}
 
 _STYLE = """
@@ -42,9 +25,14 @@ body { background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, san
 h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 p.soft, small, figcaption, dt { color: var(--soft); }
 nav a { margin-right: 1rem; }
-figure { margin: 0 0 2rem; break-inside: avoid; }
+figure { margin: 0; break-inside: avoid; }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; border-radius: 4px; }
-figcaption { margin-top: .4rem; text-align: center; font-size: .9rem; }
+figcaption { margin-top: .4rem; font-size: .85rem; line-height: 1.35; }
+.first img { width: 100%; }
+.all { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1.5rem 1rem; }
+.all summary { list-style: none; cursor: zoom-in; } .all summary::-webkit-details-marker { display: none; }
+.all details:not([open]) img { width: 100%; height: 9.5rem; object-fit: contain; }
+.all details[open] summary { cursor: zoom-out; } .all figure:has([open]) { grid-column: 1 / -1; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .5rem .6rem; border-bottom: 1px solid var(--line); }
 tr { break-inside: avoid; }
@@ -66,15 +54,31 @@ dd { margin: 0; min-width: 0; } pre { white-space: pre-wrap; font-size: .8rem; m
 """
 
 
-def index_page(folder: str | Path, dataset: xr.Dataset, verdicts: list[Verdict], drawn: Sequence[Path]) -> Path:
+def index_page(
+    folder: str | Path,
+    dataset: xr.Dataset,
+    verdicts: list[Verdict],
+    drawn: Sequence[Path],
+    figures: Sequence[Draw] = FIGURES,
+) -> Path:
     """Write `index.html` in a folder, with those of the files drawn embedded that a browser shows, PNG and GIF.
+
+    Args:
+        folder: where.
+        dataset: the run.
+        verdicts: on the paper's statements.
+        drawn: files of figures.
+        figures: those which were drawn, for their captions.
 
     Returns:
         The file.
     """
     step = max(v.step for v in verdicts)
     title = f"Phases of SGD: {step:,} steps"
-    pictures = [path for path in drawn if path.suffix in _KINDS]
+    captions = {file_name(draw): _caption(draw) for draw in figures}
+    pictures = {path: captions[path.stem] for path in drawn if path.suffix in _KINDS}
+    first = "".join(_full(*one) for one in pictures.items() if one[0].stem == _FIRST)
+    others = "".join(_thumbnail(*one) for one in pictures.items() if one[0].stem != _FIRST)
     subtitle = f"{dataset.sizes['seed']} seeds a cell; {diverged(dataset, step)}."
     page = f"""<!DOCTYPE html>
 <html lang="en">
@@ -88,12 +92,13 @@ def index_page(folder: str | Path, dataset: xr.Dataset, verdicts: list[Verdict],
 <h1>{escape(title)}</h1>
 <p class="soft">{escape(subtitle)} The paper is <a href="https://arxiv.org/abs/2509.01349">arXiv:2509.01349</a>.</p>
 <p>{_tally(verdicts)}</p>
-<nav><a href="#claims">Claims</a><a href="#figures">Figures</a><a href="#run">Run</a></nav>
+<nav><a href="#figures">Figures</a><a href="#claims">Claims</a><a href="#run">Run</a></nav>
+{first}<h2 id="figures">Figures</h2>
+<div class="all">
+{others}</div>
 <h2 id="claims">The paper's statements and this run</h2>
 {_claims(verdicts)}
-<p class="soft">The rule. {escape(RULE)}.</p>
-<h2 id="figures">Figures</h2>
-{"".join(map(_figure, pictures))}
+<p class="soft">The rule. {_words(RULE)}.</p>
 <h2 id="run">The run</h2>
 <dl>{"".join(_attribute(str(name), str(value)) for name, value in dataset.attrs.items())}</dl>
 </body>
@@ -104,19 +109,31 @@ def index_page(folder: str | Path, dataset: xr.Dataset, verdicts: list[Verdict],
     return path
 
 
-def _figure(picture: Path) -> str:
-    name = picture.stem
-    words = _CAPTIONS[name] + "."
-    if name.startswith("fig"):
-        words = f"Fig {name.removeprefix('fig')}. {words}"
-    content, words = picture.read_bytes(), escape(words)
+def _words(text: str) -> str:
+    return escape(symbols(text))
+
+
+def _caption(draw: Draw) -> str:
+    return _words((f"Fig {draw.number}. " if draw.number else "") + sentence(draw.caption))
+
+
+def _full(picture: Path, words: str) -> str:
+    """A picture as wide as the page, and its caption."""
+    return f'<figure class="first">{_image(picture, words)}<figcaption>{words}</figcaption></figure>\n'
+
+
+def _thumbnail(picture: Path, words: str) -> str:
+    """A small picture that opens to its full size, and its caption."""
+    return (f"<figure><details><summary>{_image(picture, words)}</summary></details>"
+            f"<figcaption>{words}</figcaption></figure>\n")  # fmt: skip
+
+
+def _image(picture: Path, words: str) -> str:
+    content = picture.read_bytes()
     data = base64.b64encode(content).decode()
     # A PNG says its width first; at half of its 300 dpi all figures have their letters at one size.
     width = f' width="{int.from_bytes(content[16:20]) // 2}"' if picture.suffix == ".png" else ""
-    return (
-        f'<figure><img{width} src="data:{_KINDS[picture.suffix]};base64,{data}" alt="{words}">'
-        f"<figcaption>{words}</figcaption></figure>\n"
-    )
+    return f'<img{width} src="data:{_KINDS[picture.suffix]};base64,{data}" alt="{words}">'
 
 
 def _tally(verdicts: list[Verdict]) -> str:
@@ -138,14 +155,13 @@ def _claims(verdicts: list[Verdict]) -> str:
 def _row(verdict: Verdict) -> str:
     claim = verdict.claim
     found = "".join(
-        f"<li>{escape(m.name)}: <b>{escape(number(m).replace('+-', '±'))}</b> "
-        f"<small>to agree: {escape(rule.interval())}</small></li>"
+        f"<li>{_words(m.name)}: <b>{_words(number(m))}</b> <small>to agree: {_words(rule.interval())}</small></li>"
         for m, rule in zip(verdict.measured, claim.measures, strict=False)
     )
-    reason = f"<small>{escape(sentence(verdict.reason))}</small>" if verdict.reason else ""
+    reason = f"<small>{_words(sentence(verdict.reason))}</small>" if verdict.reason else ""
     return (
-        f"<tr><td><strong>{escape(claim.statement)}</strong><small>{escape(claim.where)}</small></td>"
-        f"<td><small class='label'>The paper</small>{escape(claim.paper)}</td>"
+        f"<tr><td><strong>{_words(claim.statement)}</strong><small>{_words(claim.where)}</small></td>"
+        f"<td><small class='label'>The paper</small>{_words(claim.paper)}</td>"
         f"<td><small class='label'>This run</small>{f'<ul>{found}</ul>' if found else ''}{reason}</td>"
         f"<td>{_coloured(verdict.verdict)}<small>{escape(length(verdict))}</small></td></tr>\n"
     )
