@@ -172,6 +172,7 @@ class _OneCanvas(PillowWriter):
 def save(figure: Figure | FuncAnimation, path: str | Path) -> list[Path]:
     """Save a figure as PDF and PNG, an animation as GIF, under a path without its suffix; returns the files."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.style.context(STYLE_SHEET):
         if isinstance(figure, FuncAnimation):
             figure.save(path.with_suffix(".gif"), _OneCanvas(fps=3), dpi=150)
