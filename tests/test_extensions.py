@@ -26,7 +26,7 @@ def test_it_runs_and_draws_a_picture(name, tmp_path, monkeypatch):
     script = importlib.import_module(f"experiments.extensions.{name}")
     (given,) = [value for value in script.main.__defaults__ if isinstance(value, pj.Experiment | pj.Study)]
     if isinstance(given, pj.Study):
-        small = replace(given, base=smaller(given.base), vary={path: values[:2] for path, values in given.vary})
+        small = replace(given, base=smaller(given.base), members=given.members[:2])
     else:
         small = smaller(given)
     written = script.main(small)

@@ -6,6 +6,7 @@ python -m experiments.extensions.annealing
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -38,8 +39,9 @@ def main(quenched: pj.Experiment = QUENCHED, folder: str | Path = "figures/exten
     ends = quenched.grid.axes["temperature"]
     at_once = pj.simulate(quenched).test_loss.isel(step=-1)
     slowly = np.array([pj.simulate(one).test_loss.isel(step=-1).values for one in annealed(quenched)])
-    figure = Figure(figsize=(3.4, 2.6))
-    ax = figure.subplots()
+    with matplotlib.style.context(pj.figures.STYLE_SHEET):
+        figure = Figure(figsize=(3.4, 2.6))
+        ax = figure.subplots()
     ax.loglog(ends, at_once.median("seed"), "o-", label="quenched")
     ax.loglog(ends, np.median(slowly, axis=1), "s-", label="annealed from T = 64")
     ax.set(xlabel="temperature at the end", ylabel="median test loss")

@@ -202,11 +202,15 @@ def open_study(folder: str | Path) -> "xr.DataTree":
 
     folder = Path(folder)
     try:
-        tables = tomllib.loads((folder / "study.toml").read_text("utf-8"))
+        described = (folder / "study.toml").read_text("utf-8")
+        tables = tomllib.loads(described)
     except (OSError, UnicodeDecodeError, ValueError):
         raise StoreError(f"{folder} holds no study: its study.toml cannot be read.") from None
-    there = sorted({path.with_suffix("") for path in folder.iterdir() if path.suffix == ".nc" or path.is_dir()})
-    nodes = {path.name: open_run(path) for path in there if has_records(path)}
+    try:
+        names = list(Study.from_toml(described).experiments())
+    except ExperimentError:  # it was made where more names are known; its members are still runs
+        names = sorted({path.stem if path.suffix == ".nc" else path.name for path in folder.iterdir()} - {"study.toml"})
+    nodes = {name: open_run(folder / name) for name in names if has_records(folder / name)}
     if not nodes:
         raise StoreError(f"{folder} has no records yet.")
     tree = xr.DataTree.from_dict(nodes, name=folder.name)
