@@ -153,6 +153,20 @@ def test_eigenvalue_flow_shows_every_student(run):
     assert not any("jammed" in ax.get_title() for ax in one.axes)
 
 
+def test_every_trained_layer_has_its_flow(run):
+    figure = figures.eigenvalue_flow(several_layers(run))
+    assert len(figure.axes) == 6
+    labels = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
+    assert [label.split(":")[0] for label in labels] == ["layer 1", "layer 2"]
+
+
+def test_without_a_temperature_the_summary_has_its_maps(run):
+    figure = figures.phase_diagram(with_adam(run))
+    assert len(drawn_maps(figure)) == 4
+    assert not any(line.get_label().startswith("68") for ax in figure.axes for line in ax.get_lines())
+    assert not figure.axes[0].texts
+
+
 def test_the_initial_spectrum_is_compared_with_marchenko_pastur(run):
     (ax,) = figures.initial_spectrum(run).axes
     x, y = ax.get_lines()[0].get_data()
@@ -325,7 +339,7 @@ def with_relu(run):
     (several_layers, set()),
     (with_relu, {"fig1"}),
     (trained_readout, {"fig7", "fig8", "fig9", "criterion"}),
-    (with_adam, {"fig8", "fig9", "criterion"}),
+    (with_adam, {"fig8", "criterion"}),
     (lambda run: until(run, 0), {"fig3", "fig4", "fig7", "fig8", "fig9", "against_length", "along_training"}),
 ], ids=["one cell", "one sigma", "layers", "relu", "readout", "adam", "untrained"])  # fmt: skip
 def test_what_makes_no_sense_for_a_run_is_skipped_with_a_sentence(run, other, skipped):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
 from phasejax.analysis import boundaries
-from phasejax.analysis.run import layer
+from phasejax.analysis.run import layer, require, settings, why_not_recorded
 from phasejax.analysis.statistics import Statistic, crossings, final, nearest
 from phasejax.experiment import Reading
 from phasejax.figures.maps import draw_map, hatch_missing
@@ -42,6 +42,20 @@ def draw_contours(ax: Axes, values: xr.DataArray, level: float, look: Look, labe
     """The lines of one level of values (temperature, sigma_w)."""
     for x, y in boundaries.contours(values, level):
         draw_line(ax, x, y, look, label)
+
+
+def has_boundary(dataset: xr.Dataset) -> bool:
+    """Whether the criterion is defined for a run, and recorded.
+
+    Raises:
+        RunError: it is, and the file lacks it all the same.
+    """
+    needs = ("temperature", "restoring", "V_S")
+    no_temperature = settings(dataset)["sgd"]["optimizer"] != "sgd"
+    if no_temperature or layer(dataset).nodes < 2 or any(why_not_recorded(dataset, name) for name in needs):
+        return False
+    require(dataset, *needs)
+    return True
 
 
 def add_legend(figure: Figure) -> None:

@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
@@ -34,6 +35,36 @@ def lies_in(phase: str, cell: xr.Dataset) -> bool:
     return all((at > line) == (own > line) for at, own, line in zip(place, PHASES[phase], lines, strict=True))
 
 
+def draw_flow(ax: Axes, cell: xr.Dataset, own: str, phase: str) -> None:
+    """The eigenvalues of a layer in one cell, that of the phase or the nearest there is."""
+    steps = cell.step.values
+    # Time starts at 0 on a logarithmic axis: draw the initial state where step 1/5 would be.
+    time = np.where(steps == 0, 0.2, steps)
+    found = sound(cell, cell["eigenvalues" + own])
+    levels = found.transpose(..., "seed", "step").values
+    count = levels.shape[0]
+    # The fewer the lines, the stronger.
+    strength = 1 / np.sqrt(levels.shape[1])
+    look = {"linewidths": np.clip(3 * strength, 0.3, 0.8), "alpha": np.clip(3.5 * strength, 0.35, 0.9)}
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, count))
+    for colour, seeds in zip(colours, levels, strict=True):
+        paths = [np.column_stack([time, path]) for path in np.where(seeds > 0, seeds, np.nan)]
+        ax.add_collection(LineCollection(paths, colors=[colour], rasterized=True, **look))
+    targets = cell["target_eigenvalues" + own].mean("seed").values
+    low, high = np.nanmin(levels[levels > 0], initial=np.inf), np.nanmax(levels, initial=0)
+    if phase == "ordered":  # the one phase that flows towards the teacher: show where to
+        high = max(high, targets.max())
+    for target in targets[(targets > low) & (targets <= high)]:
+        ax.axhline(target, color="black", linestyle="--", linewidth=0.4)
+    ax.set(xscale="log", yscale="log" if high > 0 else "linear", xlim=(0.15, time[-1] * 1.3), xlabel="SGD steps")
+    if high > 0:
+        ax.set_ylim(low / 1.5, high * 1.5)
+    decades = np.arange(0, np.log10(max(time[-1], 1)) + 0.01, dtype=int)
+    ax.set_xticks([0.2, *(10.0**decades)], ["0", *(f"$10^{{{k}}}$" for k in decades)])
+    lost = left_out(found.isel(step=-1).isel({"level" + own: 0}))
+    ax.set_title("\n".join(filter(None, [phase if lies_in(phase, cell) else "", cell_label(cell), lost])))
+
+
 @figure(
     needs=["eigenvalues", "target_eigenvalues", "sigma_w"],
     caption="Flow of all students' eigenvalues in the three phases; dashed, the teachers' mean eigenvalues",
@@ -42,43 +73,21 @@ def lies_in(phase: str, cell: xr.Dataset) -> bool:
 def eigenvalue_flow(dataset: xr.Dataset) -> Figure:
     """Fig 6: eigenvalues of all students against time in the three phases; dashed, the teachers' mean eigenvalues.
 
-    On a grid without the paper's cells the nearest ones are drawn, without the name of a phase they do not lie in. Of
-    several trained layers, the last. A line ends where its student diverges.
+    On a grid without the paper's cells the nearest ones are drawn, without the name of a phase they do not lie in. A
+    row for each trained layer. A line ends where its student diverges.
     """
-    axis, own = temperature_axis(dataset)[0], layer(dataset).suffix
-    steps = dataset.step.values
-    # Time starts at 0 on a logarithmic axis: draw the initial state where step 1/5 would be.
-    time = np.where(steps == 0, 0.2, steps)
-
-    figure, axes = new_figure(TWO_COLUMNS, 2.8, columns=len(PHASES))
-    for ax, (phase, (temperature, inverse_sigma)) in zip(axes, PHASES.items(), strict=True):
-        cell = dataset.isel(
-            {axis: nearest(dataset[axis], temperature), "sigma_w": nearest(dataset.inverse_sigma_w, inverse_sigma)}
-        )
-        found = sound(cell, cell["eigenvalues" + own])
-        levels = found.transpose(..., "seed", "step").values
-        count = levels.shape[0]
-        # The fewer the lines, the stronger.
-        strength = 1 / np.sqrt(levels.shape[1])
-        look = {"linewidths": np.clip(3 * strength, 0.3, 0.8), "alpha": np.clip(3.5 * strength, 0.35, 0.9)}
-        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, count))
-        for colour, seeds in zip(colours, levels, strict=True):
-            paths = [np.column_stack([time, path]) for path in np.where(seeds > 0, seeds, np.nan)]
-            ax.add_collection(LineCollection(paths, colors=[colour], rasterized=True, **look))
-        targets = dataset["target_eigenvalues" + own].mean("seed").values
-        low, high = np.nanmin(levels[levels > 0], initial=np.inf), np.nanmax(levels, initial=0)
-        if phase == "ordered":  # the one phase that flows towards the teacher: show where to
-            high = max(high, targets.max())
-        for target in targets[(targets > low) & (targets <= high)]:
-            ax.axhline(target, color="black", linestyle="--", linewidth=0.4)
-        ax.set(xscale="log", yscale="log" if high > 0 else "linear", xlim=(0.15, time[-1] * 1.3), xlabel="SGD steps")
-        if high > 0:
-            ax.set_ylim(low / 1.5, high * 1.5)
-        decades = np.arange(0, np.log10(max(time[-1], 1)) + 0.01, dtype=int)
-        ax.set_xticks([0.2, *(10.0**decades)], ["0", *(f"$10^{{{k}}}$" for k in decades)])
-        lost = left_out(found.isel(step=-1).isel({"level" + own: 0}))
-        ax.set_title("\n".join(filter(None, [phase if lies_in(phase, cell) else "", cell_label(cell), lost])))
-    axes[0].set_ylabel("eigenvalues $x_i$ of $WW^T$")
+    axis = temperature_axis(dataset)[0]
+    flows = [str(name) for name in dataset.data_vars if str(name).startswith("eigenvalues") and f"target_{name}" in dataset]
+    owns = [name.removeprefix("eigenvalues") for name in flows]
+    figure, axes = new_figure(TWO_COLUMNS, 0.4 + 2.4 * len(owns), len(owns), len(PHASES), squeeze=False)
+    for row, own in zip(axes, owns, strict=True):
+        for ax, (phase, (temperature, inverse_sigma)) in zip(row, PHASES.items(), strict=True):
+            cell = dataset.isel(
+                {axis: nearest(dataset[axis], temperature), "sigma_w": nearest(dataset.inverse_sigma_w, inverse_sigma)}
+            )
+            draw_flow(ax, cell, own, phase)
+        which = f"layer {own.removeprefix('_')}: " if len(owns) > 1 else ""
+        row[0].set_ylabel(f"{which}eigenvalues $x_i$ of $WW^T$")
     figure.suptitle(training_length(dataset), fontsize=8)
     return figure
 

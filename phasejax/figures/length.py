@@ -11,10 +11,9 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from phasejax.analysis import boundaries
-from phasejax.analysis.run import layer, require, why_not_recorded
 from phasejax.analysis.spectrum import memory
 from phasejax.analysis.statistics import nearest, sound, summary
-from phasejax.figures.boundary import add_legend, draw_contours
+from phasejax.figures.boundary import add_legend, draw_contours, has_boundary
 from phasejax.figures.maps import draw_map
 from phasejax.figures.style import (
     FORGOTTEN,
@@ -66,8 +65,7 @@ def lengths(dataset: xr.Dataset, reading: str) -> Lengths:
     lines: list[tuple[xr.DataArray, float, Look, str]] = []
     if "temperature" in dataset.coords:
         lines = [(summary(sound(dataset, memory(dataset)), "mean")[0].load(), 0.5, FORGOTTEN, "memory $C = 1/2$")]
-        if layer(dataset).nodes > 1 and not why_not_recorded(dataset, "restoring") + why_not_recorded(dataset, "V_S"):
-            require(dataset, "restoring", "V_S")
+        if has_boundary(dataset):
             share = boundaries.fraction(dataset, reading).fraction
             lines.append((share, boundaries.SIGMAS[0], ONE_SIGMA, f"68 % converged ({reading})"))
     return Lengths(losses, (float(means.min()), float(means.max())) if means.size else None, lines)

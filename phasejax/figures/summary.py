@@ -9,7 +9,7 @@ from matplotlib.patheffects import Normal, Stroke
 from phasejax.analysis import boundaries
 from phasejax.analysis.run import activation, layer
 from phasejax.analysis.statistics import Statistic, final, nearest
-from phasejax.figures.boundary import add_legend, draw_line
+from phasejax.figures.boundary import add_legend, draw_line, has_boundary
 from phasejax.figures.density import before_training
 from phasejax.figures.eigenvalue_flow import PHASES, lies_in
 from phasejax.figures.maps import draw_map, growth_rate
@@ -74,7 +74,7 @@ def meeting(place: float, x: np.ndarray, y: np.ndarray) -> float:
 
 
 @figure(
-    needs=["test_loss", "G_t0", "alignment", "eigenvalues", "feature_density", "restoring", "V_S", "temperature", "sigma_w"],
+    needs=["test_loss", "G_t0", "alignment", "eigenvalues", "feature_density", "sigma_w"],
     caption="Summary: loss, memory, alignment and rate with both phase boundaries",
     number=9,
 )
@@ -83,7 +83,7 @@ def phase_diagram(dataset: xr.Dataset, *, reading: str = "drift", statistic: Sta
 
     Dash-dotted, the line at which 68 % of the students satisfy Eq 4.15, hidden where T/sigma_W <= 0.1; dashed, the paper's
     jamming line 1/sigma_W = sqrt 2; dotted, where this run's initial features have lost their side peaks. The names of the
-    phases stand at the cells of Fig 6.
+    phases stand at the cells of Fig 6. Where no temperature is defined there are neither the first line nor the names.
     """
     panels: dict[str, tuple[xr.DataArray, Scale]] = {
         TEST_LOSS: (dataset.test_loss, "log"),
@@ -91,8 +91,11 @@ def phase_diagram(dataset: xr.Dataset, *, reading: str = "drift", statistic: Sta
         ALIGNMENT: (dataset.alignment, "linear"),
         RATE: (growth_rate(dataset), "linear"),
     }
-    share = boundaries.fraction(dataset.isel(step=[-1]), reading).fraction.isel(step=0)
-    boundary = [(np.where(x * y > HIDDEN, x, np.nan), y) for x, y in boundaries.contours(share, boundaries.SIGMAS[0])]
+    boundary = []
+    if has_boundary(dataset):
+        share = boundaries.fraction(dataset.isel(step=[-1]), reading).fraction.isel(step=0)
+        lines = boundaries.contours(share, boundaries.SIGMAS[0])
+        boundary = [(np.where(x * y > HIDDEN, x, np.nan), y) for x, y in lines]
 
     figure, axes = new_figure(TWO_COLUMNS, 5.2, 2, 2)
     for ax, (label, (values, scale)) in zip(axes.flat, panels.items(), strict=True):
@@ -101,7 +104,8 @@ def phase_diagram(dataset: xr.Dataset, *, reading: str = "drift", statistic: Sta
             draw_line(ax, *line, ONE_SIGMA, f"68 % converged ({reading})")
         draw_jamming_lines(ax, dataset, boundary)
         ax.label_outer()
-    name_phases(axes[0, 0], dataset)
+    if "temperature" in dataset.coords:
+        name_phases(axes[0, 0], dataset)
     add_legend(figure)
     figure.suptitle(training_length(dataset), fontsize=8)
     return figure
