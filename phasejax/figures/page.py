@@ -24,7 +24,7 @@ body { background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, san
   padding: 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 p.soft, small, figcaption, dt { color: var(--soft); }
-nav a { margin-right: 1rem; }
+nav { margin-bottom: 1rem; } nav a { margin-right: 1rem; }
 figure { margin: 0; break-inside: avoid; }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; border-radius: 4px; }
 figcaption { margin-top: .4rem; font-size: .85rem; line-height: 1.35; }
@@ -50,7 +50,8 @@ dd { margin: 0; min-width: 0; } pre { white-space: pre-wrap; font-size: .8rem; m
   td strong { font-weight: 600; } .label { display: block !important; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; }
 }
-@media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; } }
+@media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
+  .all { display: block; } .all details:not([open]) img { width: auto; height: auto; } }
 """
 
 
