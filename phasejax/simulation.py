@@ -37,14 +37,11 @@ from phasejax.identity import Identity, identify
 from phasejax.kernels.build import stand_ins
 from phasejax.observables import Observable
 from phasejax.observables.standard import standard
+from phasejax.progress import bar, watched
 from phasejax.provenance import commit, device_name, versions
 from phasejax.schedule import Stop
 from phasejax.starts import FromRun
 from phasejax.training import Training, settings_of
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # in a notebook without ipywidgets the bar is a line of text, which is as good
-    from tqdm.auto import tqdm
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "xarray", "netCDF4")
 # A call is cut so that it ends after about this long: nothing that is asked of a run waits longer.
@@ -115,7 +112,7 @@ def simulate(
         return slabs.finish(out, shard is None)
     experiment.require_resolved()
     folder, _ = paths(out)
-    progress = _watched() if progress is None else progress
+    progress = watched() if progress is None else progress
     on = list(devices or all_devices())
     with settings_of(experiment), _on_ctrl_c(interrupted) as asked:
         chosen = observables.choose(experiment, standard(experiment.network, experiment.task, experiment.schedule.weights))
@@ -171,12 +168,6 @@ def all_devices() -> Sequence[Any]:
                     stacklevel=3,
                 )
     return jax.devices()
-
-
-def _watched() -> bool:
-    """Whether somebody looks on: at a terminal, or in a notebook."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel") or (sys.stderr is not None and sys.stderr.isatty())
 
 
 @contextlib.contextmanager
@@ -255,7 +246,7 @@ class _Run:
         self._steps_per_call = 1
         self._records: list[tuple[int, dict[str, jax.Array]]] = []
         steps = training.experiment.schedule.steps
-        self._bar = tqdm(total=steps, initial=training.step, unit="step", disable=not (progress and _watched()))
+        self._bar = bar(total=steps, initial=training.step, unit="step", disable=not (progress and watched()))
 
     def to_the_end(self) -> None:
         """Do every stop after the checkpoint."""

@@ -226,6 +226,7 @@ def test_an_optimizer_of_ones_own_from_the_command_line(own):
     assert "select one clip first" in refused.stderr
 
 
+@pytest.mark.long
 def test_parts_of_ones_own_from_a_settings_file(own):
     (own / "wave.toml").write_text("""
         observe = ["test_loss", "diverged_step", "mine:size"]

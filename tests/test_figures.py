@@ -443,6 +443,7 @@ class Wave:
         return features.sum(1, keepdims=True), features
 
 
+@pytest.mark.long
 def test_a_network_of_ones_own_is_drawn_as_far_as_it_goes(tmp_path, capsys):
     grid = Grid(temperature=(0.01, 0.1), sigma_w=(1.0, 2.0), seeds=2)
     data = phasejax.simulate(small(network=Wave(), grid=grid, schedule=Schedule(20)), progress=False)

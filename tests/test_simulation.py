@@ -92,7 +92,7 @@ def test_all_cores_are_used_unless_jax_has_started_without_them():
 def test_a_bar_where_somebody_looks(monkeypatch, capsys):
     pj.simulate(small(observe=FEW)).close()
     assert not capsys.readouterr().err
-    monkeypatch.setattr("phasejax.simulation._watched", lambda: True)
+    monkeypatch.setattr("phasejax.simulation.watched", lambda: True)
     pj.simulate(small(observe=FEW)).close()
     printed = capsys.readouterr().err
     assert "engine native" in printed or "engine fused" in printed

@@ -17,7 +17,6 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from tqdm.auto import tqdm
 
 from phasejax.analysis.run import RunError
 from phasejax.experiment import refuse
@@ -36,6 +35,7 @@ from phasejax.figures.maps import (
 from phasejax.figures.slices import ordered_slice, temperature_slices
 from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable, file_name
 from phasejax.figures.summary import phase_diagram
+from phasejax.progress import bar, watched
 
 FIGURES: tuple[Draw, ...] = (
     feature_density,
@@ -119,13 +119,11 @@ def draw_all(
     for reason in skipped:
         print(f"{reason}.", file=sys.stderr)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with tqdm(
-        total=len(drawn), desc="figures", unit="figure", leave=False, disable=None
-    ) as bar:  # None: no terminal, no bar
+    with bar(total=len(drawn), desc="figures", unit="figure", leave=False, disable=not watched()) as shown:
         files = {}
         for name, written in _save_all({Path(folder) / name: figure for name, figure in drawn.items()}):
             files[name.name] = written
-            bar.update()
+            shown.update()
     return [path for name in drawn for path in files[name]]
 
 
