@@ -1,4 +1,4 @@
-"""The command line: `phasejax run | status | merge | figures`; the options of `run` are an experiment's settings.
+"""The command line: `phasejax run | study | status | merge | figures`; the options of `run` are an experiment's settings.
 
 Refusals are one sentence on standard error and exit code 2. Neither jax nor xarray is imported before it is needed.
 """
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -57,6 +58,30 @@ class Run:
 
 
 @dataclass(frozen=True)
+class StudyOptions:
+    """Train what is missing of a study, draw its figures, judge its statements, and write one page.
+
+    A study is a folder: study.toml (question, [base], [vary], [[member]], [presets.NAME]), figures.py and claims.py, which
+    may be missing. Its Python files are run.
+    """
+
+    study: tyro.conf.Positional[Path]
+    """A study that comes with the package, paper for instance, or a folder."""
+    preset: str | None = None
+    """Which of its lengths: quick, desk or paper of the paper's."""
+    out: Path | None = None
+    """Folder for the members' files; runs/ and the names of study and preset by default."""
+    figures: Path | None = None
+    """Folder for figures, claims and page; figures/ and these names by default."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to train; auto takes an accelerator if there is one."""
+    shard: str | None = None
+    """Train one of n slabs of every member's seeds, i/n with i from 0, and draw nothing; auto takes i and n from SLURM."""
+    time_limit: str | None = None
+    """Write a checkpoint and stop after this long, 3h50m for instance; the same command goes on."""
+
+
+@dataclass(frozen=True)
 class Status:
     """Say how far a run is."""
 
@@ -94,7 +119,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     0 is done, 2 refused, 124 stopped at the time limit, 130 or 143 interrupted by SIGINT or SIGTERM.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    commands = {"run": (run, Run), "status": (status, Status), "merge": (merge, Merge), "figures": (figures, Figures)}
+    commands = {
+        "run": (run, Run),
+        "study": (study, StudyOptions),
+        "status": (status, Status),
+        "merge": (merge, Merge),
+        "figures": (figures, Figures),
+    }
     with _one_sentence():
         asked = given[0] if given else ""
         if asked in commands:
@@ -132,7 +163,8 @@ def run(argv: Sequence[str]) -> NoReturn:
             print(f"{what} is finished already.")
             sys.exit(0)
         experiment.require_resolved()
-        _train(options, experiment, out, shard, _devices(options.device), time.monotonic() + seconds)
+        _train(experiment, out, shard, _devices(options.device), time.monotonic() + seconds, _again(options, out, shard),
+               resume=options.resume is not None, engine=options.engine, overwrite=options.overwrite)  # fmt: skip
     sys.exit(0)
 
 
@@ -141,7 +173,8 @@ def status(argv: Sequence[str]) -> NoReturn:
     with _one_sentence():
         out = parse(Status, argv, "status").run
         from phasejax.files.layout import has_states, paths, slabs_in
-        from phasejax.files.reading import progress, read_experiment
+        from phasejax.files.progress import progress
+        from phasejax.files.reading import read_experiment
 
         folder, file = paths(out)
         experiment = read_experiment(out)
@@ -150,8 +183,8 @@ def status(argv: Sequence[str]) -> NoReturn:
             parts.append(out)
         found = [progress(part) for part in parts]
         for part in found:
-            print(_so_far(part))
-        if words := next(filter(None, map(_not_recorded, found)), ""):
+            print(part)
+        if words := next(filter(None, (part.left_out for part in found)), ""):
             print(words)
         lacking = set(experiment.grid.labels).difference(*(part.experiment.grid.labels for part in found))
         if lacking:
@@ -175,25 +208,69 @@ def figures(argv: Sequence[str]) -> NoReturn:
     """The command `figures`: draw from a file. Arguments as on the command line."""
     with _one_sentence():
         options = parse(Figures, argv, "figures")
-        from phasejax import claims
-        from phasejax.figures import chosen, draw_all, page
-        from phasejax.files.durable import staged
+        from phasejax.figures import chosen
         from phasejax.files.layout import paths
         from phasejax.files.reading import load_run
+        from phasejax.studies import folder
 
-        out, asked = options.out or Path("figures") / paths(options.run)[0].name, chosen(options.only)
-        dataset = load_run(options.run)
-        verdicts = claims.check(dataset, options.at_step)
-        with staged(out) as folder:
-            drawn = draw_all(dataset, folder, figures=asked, step=options.at_step, reading=options.reading)
-            index = page.index_page(folder, dataset, verdicts, drawn, asked)
-            written = [*drawn, *claims.write(verdicts, dataset, folder), index]
-        for path in written:
-            print(out / path.name)
+        out, paper = options.out or Path("figures") / paths(options.run)[0].name, folder.read("paper")
+        drawn = paper.figures if options.only is None else tuple(chosen(options.only, paper.figures))
+        for path in folder.report(load_run(options.run), out, drawn, paper.claims, step=options.at_step,
+                                  reading=options.reading):  # fmt: skip
+            print(path)
     sys.exit(0)
 
 
-def _train(options: Run, experiment: Experiment, out: Path, shard: Any, devices: Sequence[Any], until: float) -> None:
+def study(argv: Sequence[str]) -> NoReturn:
+    """The command `study`: train what is missing, draw, judge, write a page. Arguments as on the command line."""
+    with _one_sentence():
+        options = parse(StudyOptions, argv, "study")
+        seconds = _seconds(options.time_limit)
+        from phasejax.files import slabs
+        from phasejax.files.layout import begun
+        from phasejax.studies import folder
+
+        found = folder.read(options.study)
+        asked = found.study
+        if asked.presets:
+            asked = asked.at(options.preset or asked.presets[0][0])
+        elif options.preset:
+            raise refuse("preset", options.preset, "this study has no presets")
+        name = f"{found.name}-{options.preset or found.study.presets[0][0]}" if found.study.presets else found.name
+        out, shard = options.out or Path("runs") / name, slabs.read_shard(options.shard) if options.shard else None
+        until = time.monotonic() + seconds
+        for member, experiment in asked.keep(out).items():
+            place = out / member
+            if slabs.plan(place, experiment, shard, begun(place)):
+                experiment.require_resolved()
+                again = "the same command goes on from there"
+                _train(experiment, place, shard, _devices(options.device), until, again, resume=begun(place))
+            elif not shard:
+                slabs.finish(place, whole=True).close()
+        if not shard:
+            # Not here: beside JAX's threads figures cannot be saved by as many processes as there are cores.
+            process = get_context("spawn").Process(
+                target=_report, args=(options.study, out, options.figures or Path("figures") / name)
+            )
+            process.start()
+            process.join()
+            sys.exit(process.exitcode)
+    sys.exit(0)
+
+
+def _report(name: Path, out: Path, place: Path) -> None:
+    """Draw and judge what is in a study's folder, in a process of its own."""
+    with _one_sentence():
+        from phasejax.studies import folder, open_study
+
+        study = folder.read(name)
+        for path in folder.report(open_study(out), place, study.figures, study.claims, study.title):
+            print(path)
+
+
+def _train(experiment: Experiment, out: Path, shard: Any, devices: Sequence[Any], until: float, again: str, *,
+           resume: bool, **options: Any) -> None:  # fmt: skip
+    """Train until it is done, a signal comes or the time is up; `again` says how it would go on."""
     from phasejax.files.layout import paths
     from phasejax.simulation import Interrupted, simulate
 
@@ -202,17 +279,12 @@ def _train(options: Run, experiment: Experiment, out: Path, shard: Any, devices:
     folder, file = paths(out)
     try:
         dataset = simulate(
-            experiment, out, engine=options.engine, devices=devices, resume=options.resume is not None,
-            overwrite=options.overwrite, shard=shard, progress=True,
-            interrupted=lambda: bool(received) or time.monotonic() > until,
+            experiment, out, devices=devices, resume=resume, shard=shard, progress=True,
+            interrupted=lambda: bool(received) or time.monotonic() > until, **options,
         )  # fmt: skip
     except Interrupted as stop:
         how = "Interrupted" if received else "Out of time"
-        again = f"--resume {shlex.quote(str(folder))}" + (f" --shard {shard.index}/{shard.count}" if shard else "")
-        for name, given in (("engine", options.engine), ("device", options.device)):
-            again += f" --{name} {given}" if given != "auto" else ""
-        again += f" --use {shlex.join(map(str, options.use))}" if options.use else ""
-        print(f"{how}, {stop}: {again} goes on from there.", file=sys.stderr)
+        print(f"{how}, {stop}: {again}.", file=sys.stderr)
         sys.exit(128 + received[0] if received else _TIMED_OUT)
     seconds = time.monotonic() - started
     if shard:
@@ -224,6 +296,16 @@ def _train(options: Run, experiment: Experiment, out: Path, shard: Any, devices:
         f"students up to step {experiment.schedule.steps:,}, in {seconds:.0f} s with engine {dataset.attrs['engine']}. "
         f'Open it with xarray.open_dataset("{file}").'
     )
+
+
+def _again(options: Run, out: Path, shard: Any) -> str:
+    """How a run that stops goes on."""
+    from phasejax.files.layout import paths
+
+    again = f"--resume {shlex.quote(str(paths(out)[0]))}" + (f" --shard {shard.index}/{shard.count}" if shard else "")
+    for name, given in (("engine", options.engine), ("device", options.device)):
+        again += f" --{name} {given}" if given != "auto" else ""
+    return again + (f" --use {shlex.join(map(str, options.use))}" if options.use else "") + " goes on from there"
 
 
 def _signals() -> list[int]:
@@ -243,46 +325,6 @@ def _signals() -> list[int]:
         signal.signal(number, lambda *_: None)
     threading.Thread(target=listen, daemon=True).start()
     return received
-
-
-def _so_far(part: Any) -> str:
-    """How far a run or a slab is, in a line."""
-    experiment, steps = part.experiment, part.experiment.schedule.steps
-    if part.finished:
-        return f"{part.out}: finished, {part.records} records of {experiment.students:,} students up to step {steps:,}."
-    share = part.step / steps if steps else 0.0
-    words = f"{part.out}: step {part.step:,} of {steps:,} ({100 * share:.1f} %), {part.records} records"
-    if not part.owner:
-        return f"{words}; nobody is writing, --resume goes on."
-    if part.speed:
-        left = max(0.0, (steps - part.step) / part.speed - (time.time() - part.written))
-        words += f"; {part.speed * experiment.students:.2e} student-steps/s, {_duration(left)} to go"
-    return f"{words}; {part.owner} is writing."
-
-
-def _not_recorded(part: Any) -> str:
-    """What a run or a slab leaves out of what it was asked to record, and why, in a line; empty if it leaves out nothing."""
-    from phasejax.files import netcdf
-    from phasejax.files.layout import segments
-
-    names: dict[str, list[str]] = {}
-    for file in ([part.out] if part.finished else segments(part.out))[:1]:
-        with contextlib.suppress(netcdf.DamagedError):
-            for sentence in filter(None, str(netcdf.attributes(file).get("not_recorded", "")).split("; ")):
-                name, _, reason = sentence.partition(" is not recorded: ")
-                names.setdefault(reason, []).append(name)
-    found = "; ".join(f"{', '.join(of)} ({reason})" for reason, of in names.items())
-    return found and f"Not recorded: {found}."
-
-
-def _duration(seconds: float) -> str:
-    """A time in words, to the two units that matter."""
-    minutes, hours, days = round(seconds / 60), round(seconds / 3600), round(seconds / 86400)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if hours < 2:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{days} days"
 
 
 def _seconds(text: str | None) -> float:

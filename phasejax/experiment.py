@@ -21,7 +21,7 @@ from phasejax.checks import ExperimentError, one_of, part, refuse, sequence, set
 from phasejax.grid import Grid
 from phasejax.network import Network
 from phasejax.optimizers import Sgd
-from phasejax.parts import KINDS, Unresolved, check_part, frozen, part_fields, part_of, table_of, upgraded, written
+from phasejax.parts import KINDS, Unresolved, check_part, flat, frozen, part_fields, part_of, table_of, upgraded, written
 from phasejax.schedule import Ladder, Schedule, Stop
 from phasejax.starts import FromDraw, FromTeacher
 from phasejax.tasks import TeacherStudent
@@ -206,13 +206,39 @@ class Experiment:
         """The ladder of stops, ascending from step 0."""
         return self.ladder.stops()
 
+    def changed(self, overrides: Mapping[str, Any]) -> "Experiment":
+        """The same with other fields, named as on the command line, `sgd.batch_size`, or whole parts, `network`.
+
+        Args:
+            overrides: what is different; a table within it, `{"sgd": {"batch_size": 1}}`, names fields of a part, and one
+                with a `kind` is a whole part.
+
+        Raises:
+            ExperimentError: there is no such field, or the experiment cannot be.
+        """
+        fields: dict[str, dict[str, Any]] = {}
+        whole: dict[str, Any] = {}
+        for path, value in flat(overrides).items():
+            table, _, name = path.partition(".")
+            if table not in _FIELDS or (name and table not in KINDS):
+                allowed = "name a field of an experiment, as sgd.batch_size, or a part of it, as network"
+                raise refuse("study", path, allowed)
+            if name:
+                fields.setdefault(table, {})[name] = frozen(value)
+            else:
+                whole[table] = part_of(table, dict(value)) if isinstance(value, Mapping) else frozen(value)
+        for table, values in fields.items():
+            whole[table] = dataclasses.replace(whole.get(table, getattr(self, table)), **values)
+        return dataclasses.replace(self, **whole)
+
     # -- TOML ----------------------------------------------------------------------------------------------------------
 
     @classmethod
     def preset(cls, name: str) -> "Experiment":
-        """One of the presets that come with the package: quick, desk or paper."""
+        """One of the presets that come with the package, the lengths of the paper's study: quick, desk or paper."""
         one_of("preset", name, PRESETS)
-        return cls.from_toml((resources.files("phasejax") / "presets" / f"{name}.toml").read_text("utf-8"), f"preset {name}")
+        study = tomllib.loads((resources.files("phasejax") / "studies" / "paper" / "study.toml").read_text("utf-8"))
+        return cls.from_tables(study["base"]).changed(study["presets"][name])
 
     @classmethod
     def from_toml(cls, text: str, source: str = "experiment", version: int = 2) -> "Experiment":
@@ -252,12 +278,7 @@ class Experiment:
     @classmethod
     def read(cls, path: str | Path) -> "Experiment":
         """Read an experiment from a TOML file."""
-        try:
-            content = Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise ExperimentError(f"the experiment file {str(path)!r} cannot be read: {reason}.") from None
-        return cls.from_toml(content, str(path))
+        return cls.from_toml(content_of(path, "experiment"), str(path))
 
     def to_tables(self) -> dict[str, Any]:
         """The tables of the experiment's TOML."""
@@ -295,6 +316,19 @@ class Experiment:
             if names.is_reference(one):
                 raise _not_known("observe", one)
         getattr(self.task, "require_files", lambda: None)()
+
+
+def content_of(path: str | Path, what: str) -> str:
+    """Text of a settings file.
+
+    Raises:
+        ExperimentError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ExperimentError(f"the {what} file {str(path)!r} cannot be read: {reason}.") from None
 
 
 _FIELDS = [entry.name for entry in dataclasses.fields(Experiment)]  # type: ignore[arg-type]

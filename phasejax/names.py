@@ -17,8 +17,12 @@ from phasejax.checks import ExperimentError
 _used: dict[str, ModuleType] = {}
 
 
-def use(path: str | Path) -> ModuleType:
+def use(path: str | Path, instead: bool = False) -> ModuleType:
     """Run a Python file, so that `stem:attribute` names what it defines.
+
+    Args:
+        path: the file.
+        instead: it takes the name of a file given before.
 
     Raises:
         ExperimentError: there is no such file, or its name is that of another module.
@@ -27,8 +31,11 @@ def use(path: str | Path) -> ModuleType:
     if path.suffix != ".py" or not path.is_file():
         raise ExperimentError(f"--use {path} is not possible: it must be a Python file that exists.")
     name = path.stem
-    if name in _used and Path(str(_used[name].__file__)).samefile(path):
-        return _used[name]
+    there = sys.modules.get(name)
+    if there is not None and getattr(there, "__file__", None) and Path(str(there.__file__)).samefile(path):
+        return _used.setdefault(name, there)
+    if instead and name in _used:
+        del sys.modules[name]
     if name in sys.modules or not name.isidentifier():
         raise ExperimentError(f"--use {path} is not possible: {name!r} is no name of a module, or that of another one.")
     spec = importlib.util.spec_from_file_location(name, path)

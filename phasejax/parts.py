@@ -75,6 +75,17 @@ def frozen(value: Any) -> Any:
     return names.look_up(value) if names.is_reference(value) else value
 
 
+def flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields by their paths, `sgd.batch_size`; a table with a `kind` is a whole part, and stays one."""
+    found: dict[str, Any] = {}
+    for name, value in overrides.items():
+        if isinstance(value, Mapping) and name in KINDS and "kind" not in value:
+            found |= {f"{name}.{field}": inner for field, inner in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
 def part_of(name: str, table: dict[str, Any]) -> Any:
     """The part that a table describes."""
     kinds = KINDS[name]

@@ -11,8 +11,10 @@ import xarray as xr
 
 from phasejax import Experiment, ExperimentError, Grid, Network, Sgd, TeacherStudent, claims
 from phasejax.analysis.run import RunError
-from phasejax.claims import ABSENT, AGREES, DIFFERS, LONGER, PAPER_STEPS, Claim, Measure, paper, writing
+from phasejax.claims import ABSENT, AGREES, DIFFERS, LONGER, PAPER_STEPS, Claim, Measure, writing
 from phasejax.figures import page
+from phasejax.studies.paper import claims as paper
+from phasejax.studies.paper.figures import FIGURES
 
 SEEDS = 8
 STEPS = np.array([0, 1, 10_000, 30_000, 100_000, 10**7, 3 * 10**7, 10**8])
@@ -72,7 +74,7 @@ def ideal():
 
 
 def verdicts(dataset, step=None):
-    return {v.claim.key: v.verdict for v in claims.check(dataset, step)}
+    return {v.claim.key: v.verdict for v in claims.check(dataset, paper.CLAIMS, step)}
 
 
 def changed(dataset, **variables):
@@ -104,12 +106,12 @@ FAILURES = {
 
 
 def test_every_claim_has_a_failure():
-    assert set(FAILURES) == {claim.key for claim in claims.CLAIMS}
+    assert set(FAILURES) == {claim.key for claim in paper.CLAIMS}
 
 
 @pytest.mark.parametrize("key", FAILURES)
 def test_a_claim_that_fails_at_the_papers_length_differs(ideal, key):
-    (claim,) = (c for c in claims.CLAIMS if c.key == key)
+    (claim,) = (c for c in paper.CLAIMS if c.key == key)
     verdict = claims.judge(claim, changed(ideal, **FAILURES[key]), PAPER_STEPS)
     assert verdict.verdict == DIFFERS
     assert "times shorter" not in verdict.reason
@@ -117,7 +119,7 @@ def test_a_claim_that_fails_at_the_papers_length_differs(ideal, key):
 
 def test_shorter_training_needs_a_trend(ideal):
     early = ideal.sel(step=STEPS[STEPS <= 100_000])
-    found = claims.check(early)
+    found = claims.check(early, paper.CLAIMS)
     assert {v.claim.key for v in found if v.verdict == LONGER} == LONG
     assert {v.verdict for v in found} == {AGREES, LONGER}
     assert verdicts(ideal, 100_000) == {v.claim.key: v.verdict for v in found}, "an earlier record is that shorter run"
@@ -125,7 +127,7 @@ def test_shorter_training_needs_a_trend(ideal):
     assert "training is 1,000 times shorter than the paper's 100,000,000 steps" in reason
     # The same end, reached before the last decade: the first of its records, at 10^4 steps, is as good as the last.
     still = early.isel(step=[0, 1, 4, 4, 4]).assign_coords(step=early.step)
-    (claim,) = (c for c in claims.CLAIMS if c.key == "spectrum_arrival")
+    (claim,) = (c for c in paper.CLAIMS if c.key == "spectrum_arrival")
     assert claims.judge(claim, early, 100_000).verdict == LONGER
     assert claims.judge(claim, still, 100_000).verdict == DIFFERS
     assert claims.judge(claim, early.isel(step=[0, 4]), 100_000).verdict == DIFFERS, "one record has no trend"
@@ -197,11 +199,11 @@ def test_the_last_crossing_is_the_highest_temperature_of_one():
 def test_other_systems_are_not_in_this_run(ideal, tmp_path, parts, reason):
     run = ideal.assign_attrs(experiment=dataclasses.replace(Experiment(), **parts).to_toml())
     run = run.rename(temperature="learning_rate") if "grid" in parts else run
-    found = claims.check(run)
+    found = claims.check(run, paper.CLAIMS)
     assert {v.verdict for v in found} == {ABSENT}
     assert all(reason in v.reason for v in found)
     claims.write(found, run, tmp_path)
-    assert ABSENT in page.index_page(tmp_path, run, found, []).read_text("utf-8")
+    assert ABSENT in page.index_page(tmp_path, run, found, [], (), "A run").read_text("utf-8")
 
 
 def test_other_grids_keep_what_they_have(ideal):
@@ -215,13 +217,13 @@ def test_other_grids_keep_what_they_have(ideal):
     assert start["initial_edge"] == start["initial_gradient"] == start["initial_spread"] == AGREES
     assert start["spectrum_flow"] == start["rate_order"] == DIFFERS
     with pytest.raises(ExperimentError, match=r"at_step = 18000 .* 10000"):
-        claims.check(ideal, 18_000)
+        claims.check(ideal, paper.CLAIMS, 18_000)
 
 
 @pytest.mark.parametrize("name", ["G_t0", "eigenvalues", "restoring", "V_S", "full_gradient_norm", "diverged_step"])
 def test_a_file_that_lacks_what_its_experiment_records_is_refused(ideal, name):
     with pytest.raises(RunError, match=f"lacks the variable {name},"):
-        claims.check(ideal.drop_vars(name))
+        claims.check(ideal.drop_vars(name), paper.CLAIMS)
 
 
 def test_an_activation_registered_elsewhere_is_another_network(ideal):
@@ -240,12 +242,12 @@ def test_diverged_students_are_counted_and_left_out(ideal):
 
 def test_files_say_the_same(ideal, tmp_path):
     early = ideal.sel(step=STEPS[STEPS <= 100_000])
-    found = claims.check(early)
+    found = claims.check(early, paper.CLAIMS)
     text, data = (path.read_text("utf-8") for path in claims.write(found, early, tmp_path))
     data = json.loads(data)
     assert data["step"] == 100_000
     table = [line for line in text.splitlines() if line.startswith("|")][2:]
-    assert len(table) == len(data["claims"]) == len(claims.CLAIMS)
+    assert len(table) == len(data["claims"]) == len(paper.CLAIMS)
     for line, claim, verdict in zip(table, data["claims"], found, strict=True):
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         assert cells[:2] == [claim["statement"], claim["verdict"]] == [verdict.claim.statement, verdict.verdict]
@@ -260,12 +262,12 @@ def test_the_page_holds_everything_and_asks_for_nothing(ideal, tmp_path):
     drawn = [tmp_path / name for name in ("fig1.pdf", "fig1.png", "fig2.png", "seed_variance.png", "along_training.gif")]
     for path in (*drawn, tmp_path / "fig3.png"):  # the last is of another day
         path.write_bytes(bytes.fromhex("89504e470d0a1a0a") + bytes(10) + b"\x04\x00")
-    html = page.index_page(tmp_path, ideal, claims.check(ideal), drawn).read_text("utf-8")
+    html = page.index_page(tmp_path, ideal, claims.check(ideal, paper.CLAIMS), drawn, FIGURES, "<script>").read_text("utf-8")
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", html)
     assert [caption.split()[:2] for caption in captions] == [["Fig", "1."], ["Fig", "2."], ["Mean", "over"], ["The", "same"]]
     assert html.count('<img width="512" src="data:image/png;base64,iVBORw0KGgo') == 3
     assert not re.findall(r"""(?:src|srcset|data|action)\s*=\s*["'](?!data:)|url\(|@import|<link|<script|<iframe""", html)
     assert set(re.findall(r"""<(\w+)[^>]*https?:""", html)) <= {"a"}
     assert "&lt;script&gt;" in html
-    for claim in claims.CLAIMS:
+    for claim in paper.CLAIMS:
         assert escape(writing.symbols(claim.statement)) in html

@@ -350,13 +350,14 @@ def test_a_file_one_may_not_read_is_refused(finished, monkeypatch, capsys):
 
 def test_step_and_reading_reach_figures_claims_and_page(finished, tmp_path, monkeypatch, capsys):
     from phasejax import cli, figures
+    from phasejax.studies.paper.figures import loss_map
 
     asked = []
 
     @figures.style.figure(needs=["sigma_w"], caption="a spy", number=9)
     def spy(dataset, *, reading="drift"):
         asked.append((int(dataset.step[-1]), reading))
-        return figures.loss_map(dataset)
+        return loss_map(dataset)
 
     monkeypatch.setattr(figures, "chosen", lambda *_: [spy])
     monkeypatch.chdir(tmp_path)

@@ -22,6 +22,8 @@ from phasejax.figures.density import density
 from phasejax.figures.slices import ORDERED
 from phasejax.figures.style import colours, edges, geometric
 from phasejax.figures.summary import meeting
+from phasejax.studies.paper import figures as paper
+from phasejax.studies.paper.claims import CLAIMS
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +45,12 @@ def crossing(run):
 
 
 MAPS = {
-    figures.loss_map: lambda d: [d.test_loss],
-    figures.memory_and_alignment: lambda d: [d.G_t0, d.alignment],
-    figures.rate_map: lambda d: [spectrum.rate(d)],
-    figures.normalised_memory: lambda d: [d.G_t0, spectrum.memory(d)],
-    figures.teacher_overlaps: lambda d: [d.teacher_overlap, d.feature_overlap, spectrum.trace_ratio(d)],
-    figures.phase_diagram: lambda d: [d.test_loss, d.G_t0, d.alignment, spectrum.rate(d)],
+    paper.loss_map: lambda d: [d.test_loss],
+    paper.memory_and_alignment: lambda d: [d.G_t0, d.alignment],
+    paper.rate_map: lambda d: [spectrum.rate(d)],
+    paper.normalised_memory: lambda d: [d.G_t0, spectrum.memory(d)],
+    paper.teacher_overlaps: lambda d: [d.teacher_overlap, d.feature_overlap, spectrum.trace_ratio(d)],
+    paper.phase_diagram: lambda d: [d.test_loss, d.G_t0, d.alignment, spectrum.rate(d)],
 }
 
 
@@ -73,12 +75,12 @@ def test_maps_show_the_mean_over_the_seeds_at_the_record(run, draw):
 
 
 def test_a_map_can_show_the_median(run):
-    (ax,) = drawn_maps(figures.loss_map(run, statistic="median"))
+    (ax,) = drawn_maps(paper.loss_map(run, statistic="median"))
     np.testing.assert_allclose(ax.collections[0].get_array(), run.test_loss.isel(step=-1).median("seed"), rtol=1e-6)
 
 
 def test_variance_is_drawn_beside_the_mean(run):
-    axes = drawn_maps(figures.seed_variance(run))
+    axes = drawn_maps(paper.seed_variance(run))
     assert len(axes) == 6
     expected = run.teacher_overlap.isel(step=-1).astype(float).var("seed")
     np.testing.assert_allclose(axes[5].collections[0].get_array(), expected, rtol=1e-5)
@@ -86,12 +88,12 @@ def test_variance_is_drawn_beside_the_mean(run):
 
 def test_axes_ascend_whatever_the_order_of_the_grid(run):
     shuffled = run.isel(temperature=[2, 0, 1], sigma_w=[1, 2, 0])
-    (ours,), (plain,) = drawn_maps(figures.loss_map(shuffled)), drawn_maps(figures.loss_map(run))
+    (ours,), (plain,) = drawn_maps(paper.loss_map(shuffled)), drawn_maps(paper.loss_map(run))
     np.testing.assert_array_equal(ours.collections[0].get_array(), plain.collections[0].get_array())
 
 
 def test_densities_of_the_features(run):
-    figure = figures.feature_density(run)
+    figure = paper.feature_density(run)
     theory, wells, measured, function, bar = figure.axes
     assert [len(ax.get_lines()) for ax in (theory, wells, measured, function)] == [3, 3, 3, 2]
     assert (measured.get_yscale(), bar.get_yscale()) == ("log", "log")
@@ -111,7 +113,7 @@ def test_the_density_of_tanh_of_a_gaussian_is_one(variance):
 
 
 def test_slices_show_the_median_of_every_sigma(run):
-    figure = figures.temperature_slices(run)
+    figure = paper.temperature_slices(run)
     for ax, name in zip(figure.axes[:2], ("train_loss", "gradient_norm"), strict=True):
         assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
         drawn = [line.get_ydata() for line in ax.get_lines()]
@@ -120,7 +122,7 @@ def test_slices_show_the_median_of_every_sigma(run):
 
 @pytest.mark.parametrize("statistic", ["mean", "median"])
 def test_the_ordered_slice_has_error_bars(run, statistic):
-    figure = figures.ordered_slice(run, statistic=statistic)
+    figure = paper.ordered_slice(run, statistic=statistic)
     here = run.sel(sigma_w=1 / ORDERED)
     expected = [here.train_loss.isel(step=-1), here.gradient_norm.isel(step=-1),
                 run.full_gradient_norm.isel(step_ends=0, temperature=0)]  # fmt: skip
@@ -137,7 +139,7 @@ def test_the_ordered_slice_has_error_bars(run, statistic):
 
 
 def test_eigenvalue_flow_shows_every_student(run):
-    figure = figures.eigenvalue_flow(run)
+    figure = paper.eigenvalue_flow(run)
     cells = ((2**-5, 0.125), (1.0, 0.125), (2**-5, 256.0))  # the grid's nearest to the paper's
     assert len(figure.axes) == 3
     for ax, (temperature, sigma) in zip(figure.axes, cells, strict=True):
@@ -149,26 +151,26 @@ def test_eigenvalue_flow_shows_every_student(run):
     assert figure.axes[0].get_lines(), "the ordered phase shows where it should go"
     # T = 1 is no paramagnetic temperature, and a single sigma_W lies on one side only.
     assert [ax.get_title().split("\n")[0] for ax in figure.axes] == ["ordered", r"$T = 1$, $1/\sigma_W = 8$", "jammed"]
-    one = figures.eigenvalue_flow(run.sel(sigma_w=[0.125]))
+    one = paper.eigenvalue_flow(run.sel(sigma_w=[0.125]))
     assert not any("jammed" in ax.get_title() for ax in one.axes)
 
 
 def test_every_trained_layer_has_its_flow(run):
-    figure = figures.eigenvalue_flow(several_layers(run))
+    figure = paper.eigenvalue_flow(several_layers(run))
     assert len(figure.axes) == 6
     labels = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
     assert [label.split(":")[0] for label in labels] == ["layer 1", "layer 2"]
 
 
 def test_without_a_temperature_the_summary_has_its_maps(run):
-    figure = figures.phase_diagram(with_adam(run))
+    figure = paper.phase_diagram(with_adam(run))
     assert len(drawn_maps(figure)) == 4
     assert not any(line.get_label().startswith("68") for ax in figure.axes for line in ax.get_lines())
     assert not figure.axes[0].texts
 
 
 def test_the_initial_spectrum_is_compared_with_marchenko_pastur(run):
-    (ax,) = figures.initial_spectrum(run).axes
+    (ax,) = paper.initial_spectrum(run).axes
     x, y = ax.get_lines()[0].get_data()
     np.testing.assert_allclose(y, spectrum.marchenko_pastur(x, 1.0, 0.5))
     assert sum(bar.get_width() * bar.get_height() for bar in ax.patches) == pytest.approx(1)
@@ -176,7 +178,7 @@ def test_the_initial_spectrum_is_compared_with_marchenko_pastur(run):
 
 
 def test_convergence_boundaries_are_where_the_criterion_puts_them(crossing):
-    figure = figures.convergence_boundaries(crossing)
+    figure = paper.convergence_boundaries(crossing)
     slice_, memory, alignment = figure.axes[:3]
     share = boundaries.fraction(crossing).fraction.isel(step=-1)
     (expected,) = crossings(share.sel(sigma_w=0.125), 0.68, "temperature").dropna("crossing").values
@@ -202,7 +204,7 @@ def test_the_criterion_in_all_readings(crossing):
     crossing["restoring"].loc[{"temperature": 1.0, "sigma_w": 0.125}] = 10.0
     shares = [boundaries.fraction(crossing, "drift", spacing).fraction.isel(step=-1) for spacing in ("initial", "current")]
     assert not shares[0].equals(shares[1])
-    figure = figures.criterion(crossing)
+    figure = paper.criterion(crossing)
     axes = np.reshape(drawn_maps(figure)[:12], (3, 4))
     assert [ax.get_title() for ax in axes[0]] == ["drift", "x_basis", "text", "released"]
     for (top, centre, bottom), reading in zip(axes.T, crossing.reading.values, strict=True):
@@ -214,12 +216,12 @@ def test_the_criterion_in_all_readings(crossing):
 
 def test_the_reading_is_the_one_asked_for(crossing):
     crossing["restoring"].loc[{"reading": "released"}] = np.inf
-    assert not drawn_maps(figures.phase_diagram(crossing, reading="released"))[0].get_lines()[0].get_label().startswith("68")
-    assert "68 % converged (drift)" in [t.get_text() for t in figures.phase_diagram(crossing).legends[0].get_texts()]
+    assert not drawn_maps(paper.phase_diagram(crossing, reading="released"))[0].get_lines()[0].get_label().startswith("68")
+    assert "68 % converged (drift)" in [t.get_text() for t in paper.phase_diagram(crossing).legends[0].get_texts()]
 
 
 def test_the_summary_draws_both_jamming_lines_up_to_the_boundary(crossing):
-    figure = figures.phase_diagram(crossing)
+    figure = paper.phase_diagram(crossing)
     for ax in drawn_maps(figure):
         lines = {line.get_label(): line for line in ax.get_lines()}
         boundary = lines["68 % converged (drift)"]
@@ -235,8 +237,8 @@ def test_the_summary_draws_both_jamming_lines_up_to_the_boundary(crossing):
         hidden = crossing.temperature.values.max() * np.nan_to_num(boundary.get_xdata(), nan=np.inf) > 0.1
         assert hidden.all()
     assert [text.get_text() for text in figure.axes[0].texts] == ["ordered", "jammed"]
-    assert not any("jammed" in ax.get_title() for ax in figures.eigenvalue_flow(with_relu(crossing)).axes)
-    relu = figures.phase_diagram(with_relu(crossing))
+    assert not any("jammed" in ax.get_title() for ax in paper.eigenvalue_flow(with_relu(crossing)).axes)
+    relu = paper.phase_diagram(with_relu(crossing))
     assert not relu.axes[0].texts
     assert [text.get_text() for text in relu.legends[0].get_texts()] == ["68 % converged (drift)"]
 
@@ -249,7 +251,7 @@ def test_where_a_boundary_is_met():
 
 
 def test_the_phase_diagram_against_training_length(crossing):
-    figure = figures.against_length(crossing)
+    figure = paper.against_length(crossing)
     axes = drawn_maps(figure)
     assert [ax.get_title() for ax in axes] == ["step 1", "step 10", "step 60"]
     for ax, step in zip(axes, (1, 10, 60), strict=True):
@@ -261,7 +263,7 @@ def test_the_phase_diagram_against_training_length(crossing):
 
 def test_the_animation_has_a_frame_a_record(crossing, tmp_path):
     short = crossing.isel(step=[0, 3, -1])
-    (path,) = figures.draw_all(short, tmp_path, ["along_training"])
+    (path,) = figures.draw_all(short, tmp_path, [paper.along_training])
     from PIL import Image
 
     with Image.open(path) as picture:
@@ -272,7 +274,7 @@ def test_diverged_students_are_hatched_counted_and_left_out(run):
     data = run.copy(deep=True)
     data.test_loss[-1, 2, 1, 0] = np.inf
     data.diverged_step[-1, 0, 0, 1] = 3
-    (ax,) = drawn_maps(figures.loss_map(data))
+    (ax,) = drawn_maps(paper.loss_map(data))
     image, hatched = ax.collections
     last = data.test_loss[-1]
     assert image.get_array()[2, 1] == pytest.approx(float(last[2, 1, 1:].mean()), rel=1e-6)
@@ -280,27 +282,27 @@ def test_diverged_students_are_hatched_counted_and_left_out(run):
     assert hatched.get_hatch()
     np.testing.assert_array_equal(np.argwhere(~hatched.get_array().mask), [[0, 0], [2, 1]])
     assert ax.get_title().splitlines()[1] == "2 of 27 not finite"
-    assert "not finite" not in drawn_maps(figures.loss_map(data, step=1))[0].get_title(), "they had not diverged by then"
-    assert "1 of 27 not finite" in figures.temperature_slices(data).get_suptitle()
-    assert "1 of 27 not finite" in figures.criterion(data).get_suptitle()
-    assert figures.criterion(data).axes[0].collections[1].get_hatch()
-    assert "1 of 3" in figures.eigenvalue_flow(data).axes[2].get_title()
+    assert "not finite" not in drawn_maps(paper.loss_map(data, step=1))[0].get_title(), "they had not diverged by then"
+    assert "1 of 27 not finite" in paper.temperature_slices(data).get_suptitle()
+    assert "1 of 27 not finite" in paper.criterion(data).get_suptitle()
+    assert paper.criterion(data).axes[0].collections[1].get_hatch()
+    assert "1 of 3" in paper.eigenvalue_flow(data).axes[2].get_title()
 
 
 def test_a_run_whose_students_all_diverged_can_be_drawn(run):
     data = run.copy(deep=True)
     data["diverged_step"][1:] = 1
-    for draw in (figures.loss_map, figures.temperature_slices, figures.ordered_slice, figures.eigenvalue_flow):
+    for draw in (paper.loss_map, paper.temperature_slices, paper.ordered_slice, paper.eigenvalue_flow):
         draw(data).draw_without_rendering()
 
 
 def test_at_step_takes_a_recorded_step_or_names_the_nearest(run, tmp_path):
     with pytest.raises(ExperimentError, match=r"at_step = 11 is not possible.*nearest is 10"):
-        figures.draw_all(run, tmp_path / "no", step=11)
+        figures.draw_all(run, tmp_path / "no", paper.FIGURES, step=11)
     assert not (tmp_path / "no").exists()
     assert until(run, 10).step[-1] == 10
     assert until(run, 10).step_ends.values.tolist() == [0]
-    for draw in figures.FIGURES:
+    for draw in paper.FIGURES:
         assert "step" in inspect.signature(draw).parameters
 
 
@@ -338,14 +340,14 @@ def with_relu(run):
     (lambda run: run.isel(sigma_w=[1]), set()),
     (several_layers, set()),
     (with_relu, {"fig1"}),
-    (trained_readout, {"fig7", "fig8", "fig9", "criterion"}),
+    (trained_readout, {"fig7", "fig8", "criterion"}),
     (with_adam, {"fig8", "criterion"}),
-    (lambda run: until(run, 0), {"fig3", "fig4", "fig7", "fig8", "fig9", "against_length", "along_training"}),
+    (lambda run: until(run, 0), {"fig3", "fig4", "fig7", "fig8", "against_length", "along_training"}),
 ], ids=["one cell", "one sigma", "layers", "relu", "readout", "adam", "untrained"])  # fmt: skip
 def test_what_makes_no_sense_for_a_run_is_skipped_with_a_sentence(run, other, skipped):
     data = other(run.isel(step=[0, 1, -1]))
     reasons = {}
-    for draw in figures.FIGURES:
+    for draw in paper.FIGURES:
         name = figures.file_name(draw)
         try:
             figure = draw(data)
@@ -360,14 +362,14 @@ def test_what_makes_no_sense_for_a_run_is_skipped_with_a_sentence(run, other, sk
 
 def test_skipped_figures_are_said_and_unknown_ones_refused(run, tmp_path, capsys):
     data = until(run, 0)
-    written = figures.draw_all(data, tmp_path / "out", [2, "fig3", 2])
+    written = figures.draw_all(data, tmp_path / "out", figures.chosen([2, "fig3", 2], paper.FIGURES))
     assert [path.name for path in written] == ["fig2.pdf", "fig2.png"]
     assert capsys.readouterr().err.splitlines() == ["fig3 is skipped: before the first step there is no training loss."]
     for only, words in (([99], "only = 99"), ([], "there are figures 1, 2")):
         with pytest.raises(ExperimentError, match=words):
-            figures.draw_all(data, tmp_path / "no", only)
-    with pytest.raises(RunError, match=r"Nothing is left to draw: fig3 is skipped: .*; fig9 is skipped: before"):
-        figures.draw_all(data, tmp_path / "no", [3, 9])
+            figures.chosen(only, paper.FIGURES)
+    with pytest.raises(RunError, match=r"Nothing is left to draw: fig3 is skipped: .*; fig7 is skipped: before"):
+        figures.draw_all(data, tmp_path / "no", figures.chosen([3, 7], paper.FIGURES))
     assert not (tmp_path / "no").exists()
 
 
@@ -375,7 +377,7 @@ def test_skipped_figures_are_said_and_unknown_ones_refused(run, tmp_path, capsys
 def test_what_a_file_should_have_and_has_not_is_refused(run, tmp_path, name):
     data = run.swap_dims(temperature="learning_rate") if name == "temperature" else run
     with pytest.raises(RunError, match=f"lacks the variable {name},"):
-        figures.draw_all(data.drop_vars(name), tmp_path / "no", [2, 9])
+        figures.draw_all(data.drop_vars(name), tmp_path / "no", [paper.loss_map, paper.phase_diagram])
     assert not (tmp_path / "no").exists()
 
 
@@ -388,44 +390,44 @@ def test_what_a_file_should_have_and_has_not_is_refused(run, tmp_path, name):
 def test_runs_of_other_axes_than_the_plane_end_in_a_sentence(tmp_path, axes, words):
     grid = Grid(**({"temperature": (0.5, 1.0), "sigma_w": (1.0, 2.0)} | axes), seeds=2)
     data = phasejax.simulate(small(grid=grid, schedule=Schedule(2), observe=FEW), progress=False)
-    refused = [lambda: figures.draw_all(data, tmp_path / "no"), lambda: claims.check(data)]
-    for refuse in (*refused, *(lambda draw=draw: draw(data) for draw in figures.FIGURES)):
+    refused = [lambda: figures.draw_all(data, tmp_path / "no", paper.FIGURES), lambda: claims.check(data, CLAIMS)]
+    for refuse in (*refused, *(lambda draw=draw: draw(data) for draw in paper.FIGURES)):
         with pytest.raises((RunError, figures.NotDrawable)) as refusal:
             refuse()
         assert words in str(refusal.value)
         assert str(refusal.value).startswith("The figures and claims are of the plane of temperature")
     assert not (tmp_path / "no").exists()
     if "momentum" in axes:
-        labels = [drawn_maps(figures.loss_map(data.isel(momentum=k)))[0].get_ylabel() for k in (0, 1)]
+        labels = [drawn_maps(paper.loss_map(data.isel(momentum=k)))[0].get_ylabel() for k in (0, 1)]
         assert [r"(1 - \mu)" in label for label in labels] == [False, True]
-        assert {v.verdict for v in claims.check(data.isel(momentum=1))} == {claims.ABSENT}
+        assert {v.verdict for v in claims.check(data.isel(momentum=1), CLAIMS)} == {claims.ABSENT}
 
 
 def test_a_plane_given_by_learning_rates_is_the_same_plane(run):
     rates = run.assign_coords(learning_rate=4 * run.temperature).swap_dims(temperature="learning_rate")
     rates = of(rates, grid=Grid(learning_rate=tuple(rates.learning_rate.values), sigma_w=(0.125, 1.0, 256.0), seeds=3))
     rates.attrs["axes"] = "learning_rate sigma_w"
-    for draw in (figures.loss_map, figures.phase_diagram):
+    for draw in (paper.loss_map, paper.phase_diagram):
         ours, plain = (drawn_maps(draw(data)) for data in (rates, run))
         for one, other in zip(ours, plain, strict=True):
             np.testing.assert_array_equal(one.collections[0].get_array(), other.collections[0].get_array())
             assert one.get_ylabel() == other.get_ylabel()
-    assert [v.verdict for v in claims.check(rates)] == [v.verdict for v in claims.check(run)]
+    assert [v.verdict for v in claims.check(rates, CLAIMS)] == [v.verdict for v in claims.check(run, CLAIMS)]
 
 
 def test_what_a_run_was_not_asked_to_record_is_not_drawn_and_not_judged(tmp_path, capsys):
     grid = Grid(temperature=(0.5, 1.0), sigma_w=(1.0, 2.0), seeds=2)
     data = phasejax.simulate(small(grid=grid, schedule=Schedule(20), observe=FEW), progress=False)
     (tmp_path / "new").mkdir()
-    written = figures.draw_all(data, str(tmp_path / "new"), [2, 3, 5])
+    written = figures.draw_all(data, str(tmp_path / "new"), figures.chosen([2, 3, 5], paper.FIGURES))
     assert [path.name for path in written] == ["fig2.pdf", "fig2.png", "fig3.pdf", "fig3.png"]
     assert all(path.exists() for path in written), "a folder may be named by a text"
     assert "fig5 is skipped: G_t0 is not recorded: it is not among what the run was asked" in capsys.readouterr().err
-    paper = data.assign_attrs(experiment=dataclasses.replace(Experiment(), observe=FEW).to_toml())
-    reasons = [v.reason for v in claims.check(paper)]
+    ours = data.assign_attrs(experiment=dataclasses.replace(Experiment(), observe=FEW).to_toml())
+    reasons = [v.reason for v in claims.check(ours, CLAIMS)]
     assert any("alignment is not recorded" in reason for reason in reasons)
     with pytest.raises(RunError, match="diverged_step is not recorded"):
-        figures.loss_map(of(data.drop_vars("diverged_step"), observe=("test_loss",)))
+        paper.loss_map(of(data.drop_vars("diverged_step"), observe=("test_loss",)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -447,23 +449,23 @@ class Wave:
 def test_a_network_of_ones_own_is_drawn_as_far_as_it_goes(tmp_path, capsys):
     grid = Grid(temperature=(0.01, 0.1), sigma_w=(1.0, 2.0), seeds=2)
     data = phasejax.simulate(small(network=Wave(), grid=grid, schedule=Schedule(20)), progress=False)
-    drawn = {path.stem for path in figures.draw_all(data, tmp_path)}
+    drawn = {path.stem for path in figures.draw_all(data, tmp_path, paper.FIGURES)}
     assert {"fig2", "fig3", "fig4", "fig6", "fig7", "teacher_overlaps", "against_length"} <= drawn
     skipped = capsys.readouterr().err.splitlines()
-    assert {line.split()[0] for line in skipped} | drawn == set(map(figures.file_name, figures.FIGURES))
+    assert {line.split()[0] for line in skipped} | drawn == set(map(figures.file_name, paper.FIGURES))
     assert "fig5 is skipped: alignment is not recorded: the network is not a phasejax.Network." in skipped
-    assert {v.verdict for v in claims.check(data)} == {claims.ABSENT}
+    assert {v.verdict for v in claims.check(data, CLAIMS)} == {claims.ABSENT}
 
 
 def test_an_empty_selection_is_refused(run, tmp_path):
     for selection, words in (({"seed": []}, "has no seed"), ({"step": []}, "has no step"), ({"sigma_w": 0}, "with a list")):
         with pytest.raises(RunError, match=words):
-            figures.draw_all(run.isel(selection), tmp_path / "no", [2])
+            figures.draw_all(run.isel(selection), tmp_path / "no", [paper.loss_map])
     assert not (tmp_path / "no").exists()
 
 
 def test_a_layers_own_scale_is_in_its_initial_spectrum(run):
-    (plain,), (scaled,) = (figures.initial_spectrum(data).axes
+    (plain,), (scaled,) = (paper.initial_spectrum(data).axes
                            for data in (run, of(run.assign(eigenvalues=4 * run.eigenvalues),
                                                 network=Network(trainable=(2,), sigma_w_scale=(2.0,)))))  # fmt: skip
     np.testing.assert_allclose([bar.get_height() for bar in scaled.patches], [bar.get_height() for bar in plain.patches])
@@ -525,7 +527,7 @@ def test_the_plane_of_a_run_lies_as_the_papers_does(run, heavy):
     assert plane_of(heavy) == plane_of(heavy.test_loss) == ("temperature", "momentum")
     np.testing.assert_array_equal(
         drawn_maps(phasejax.plane(run, "test_loss", scale="log"))[0].collections[0].get_array(),
-        drawn_maps(figures.loss_map(run))[0].collections[0].get_array(),
+        drawn_maps(paper.loss_map(run))[0].collections[0].get_array(),
     )
 
 
@@ -557,13 +559,13 @@ def test_a_figure_of_ones_own_is_one_declaration(heavy, tmp_path, capsys):
     def rank(dataset):
         raise AssertionError
 
-    written = figures.draw_all(heavy, tmp_path, figures=[lost, rank], step=1)
+    written = figures.draw_all(heavy, tmp_path, [lost, rank], step=1)
     assert [path.name for path in written] == ["lost.pdf", "lost.png"]
     assert capsys.readouterr().err.startswith("rank is skipped: rank is not recorded")
     assert lost(heavy, step=1).get_suptitle().startswith("1 step")
     assert (lost.caption, lost.number) == ("What is lost", None)
     with pytest.raises(ExperimentError, match="there are figures lost, rank"):
-        figures.draw_all(heavy, tmp_path, ["fig2"], figures=[lost, rank])
+        figures.chosen(["fig2"], [lost, rank])
 
 
 @pytest.mark.parametrize(("values", "expected"), [

@@ -31,7 +31,8 @@ from phasejax import (
 )
 from phasejax.files import durable, netcdf, slabs
 from phasejax.files.layout import discard, paths, slabs_in
-from phasejax.files.reading import progress, read_experiment
+from phasejax.files.progress import progress
+from phasejax.files.reading import read_experiment
 from phasejax.identity import Identity
 
 

@@ -15,7 +15,7 @@ from phasejax.cli import main
 from phasejax.files import folder, netcdf, slabs
 from phasejax.files.durable import held
 from phasejax.files.layout import has_records, has_states, slabs_in
-from phasejax.files.reading import progress
+from phasejax.files.progress import progress
 from phasejax.files.slabs import Shard, read_shard
 
 FOUR = small(grid=Grid(temperature=(2**-5, 1.0), sigma_w=(256.0, 0.125), seeds=4, first_seed=7))

@@ -16,6 +16,7 @@ from conftest import small
 import phasejax
 from phasejax import Experiment, Grid, Schedule, StoreError
 from phasejax.files import durable, folder, layout, netcdf, reading, slabs, state
+from phasejax.files.progress import progress
 
 
 def test_plain_xarray_reads_all_that_is_promised(finished):
@@ -224,7 +225,7 @@ def test_a_file_in_the_place_of_the_finished_one_costs_no_checkpoint(finished, t
         lambda: phasejax.simulate(experiment, run, resume=True, shard=(0, 2)),
         lambda: slabs.finish(run, whole=True),
         lambda: slabs.merge(run),
-        lambda: reading.progress(run),
+        lambda: progress(run),
     )
     for ask in asked:
         with pytest.raises(StoreError, match=rf"run\.nc {words}.*move {file} away, and --resume {run} goes on\.$"):
@@ -335,7 +336,7 @@ def test_what_a_later_version_wrote_is_refused_by_name(finished, tmp_path, monke
     attribute(file, "format_version", 3)
     attribute(file, "phasejax_version", "9.9")
     words = r"has format version '3', and this phasejax knows up to 2: use phasejax '9\.9', which wrote it\.$"
-    asked = (phasejax.open, reading.load_run, reading.read_experiment, reading.progress, folder.final_state, slabs.merge)
+    asked = (phasejax.open, reading.load_run, reading.read_experiment, progress, folder.final_state, slabs.merge)
     for ask in asked:
         with pytest.raises(StoreError, match=rf"later\.nc {words}"):
             ask(file)
@@ -352,7 +353,7 @@ def test_what_a_later_version_wrote_is_refused_by_name(finished, tmp_path, monke
     segment.write_bytes(whole[segment.name])
     save_again(newest_state(run), format_version=3, phasejax_version="9.9")
     before = contents(run)
-    for ask in (reading.progress, lambda run: phasejax.simulate(experiment, run, resume=True)):
+    for ask in (progress, lambda run: phasejax.simulate(experiment, run, resume=True)):
         with pytest.raises(StoreError, match=rf"state-\d+\.npz {words}"):
             ask(run)
     assert {**contents(run), "lock": b""} == before
@@ -365,7 +366,7 @@ def test_what_names_no_version_is_of_the_first(finished, tmp_path, monkeypatch):
     attribute(file, "format_version")
     with phasejax.open(file) as data, xr.open_dataset(path) as expected:
         xr.testing.assert_identical(data.drop_attrs(), expected.drop_attrs())
-    assert reading.progress(file).finished
+    assert progress(file).finished
     interrupted(experiment, run, monkeypatch, 4)
     for segment in layout.segments(run):
         attribute(segment, "format_version")
@@ -377,7 +378,7 @@ def test_what_names_no_version_is_of_the_first(finished, tmp_path, monkeypatch):
     # Its states had no names for their arrays, and were made by other code: refused, and never taken for damaged ones.
     interrupted(experiment, tmp_path / "old", monkeypatch, 4)
     save_again(newest_state(tmp_path / "old"), format_version=None, sha256="of another kind", identity="that of other code")
-    assert reading.progress(tmp_path / "old").step == layout.states(tmp_path / "old")[0][0]
+    assert progress(tmp_path / "old").step == layout.states(tmp_path / "old")[0][0]
     with pytest.raises(StoreError, match="old was begun with other programs"):
         phasejax.simulate(experiment, tmp_path / "old", resume=True)
 

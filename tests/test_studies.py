@@ -68,7 +68,6 @@ def test_what_time_is_not_of_all_cells_alike_is_refused():
 
 
 @pytest.mark.parametrize(("parts", "words"), [
-    ({}, "there is no member"),
     ({"vary": {"sgd.batchsize": [1]}}, "sgd.batch_size"),
     ({"vary": {"batch_size": [1]}}, "name a field of an experiment"),
     ({"vary": {"sgd.batch_size": 3}}, "must be a list"),

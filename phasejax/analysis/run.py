@@ -1,6 +1,7 @@
 """What a run's Dataset says of itself: its settings, its last trained layer, and the record asked for."""
 
 import tomllib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,6 +156,20 @@ def why_not_recorded(dataset: xr.Dataset, name: str) -> str:
     if coordinate or {"standard", name, name + own} & set(asked):
         return ""
     return f"{name} is not recorded: it is not among what the run was asked to observe"
+
+
+def members(data: xr.Dataset | xr.DataTree) -> dict[str, xr.Dataset]:
+    """The runs of a study by name; a run alone has the name ""."""
+    if isinstance(data, xr.Dataset):
+        return {"": data}
+    return {name: node.to_dataset() for name, node in data.children.items()}
+
+
+def each(tree: xr.DataTree, change: Callable[[xr.Dataset], xr.Dataset]) -> xr.DataTree:
+    """A study's tree with every member's run changed."""
+    changed = xr.DataTree.from_dict({name: change(run) for name, run in members(tree).items()})
+    changed.attrs.update(tree.attrs)
+    return changed
 
 
 def until(dataset: xr.Dataset, step: int | None) -> xr.Dataset:

@@ -1,8 +1,11 @@
-"""The paper's statements judged on a run: one rule (`judging`), the statements (`paper`), and how verdicts are written."""
+"""Statements judged on runs: one rule (`judging`), what must not pass it (`nulls`), and verdicts in words (`writing`)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import xarray as xr
 
-from phasejax.analysis.run import require, until
+from phasejax.analysis.run import each, members, until
 from phasejax.claims.judging import (
     ABSENT,
     AGREES,
@@ -17,13 +20,12 @@ from phasejax.claims.judging import (
     Verdict,
     judge,
 )
-from phasejax.claims.paper import CLAIMS
+from phasejax.claims.nulls import Null, at_start, mirrored, permuted
 from phasejax.claims.writing import write
 
 __all__ = [
     "ABSENT",
     "AGREES",
-    "CLAIMS",
     "DIFFERS",
     "LONGER",
     "PAPER_STEPS",
@@ -32,24 +34,35 @@ __all__ = [
     "Claim",
     "Measure",
     "Measured",
+    "Null",
     "Verdict",
+    "at_start",
     "check",
     "judge",
+    "mirrored",
+    "permuted",
     "write",
 ]
 
 
-def check(dataset: xr.Dataset, step: int | None = None) -> list[Verdict]:
-    """Judge every claim.
+def check(data: xr.Dataset | xr.DataTree, claims: Sequence[Claim], step: int | None = None) -> list[Verdict]:
+    """Judge claims: those over runs on the run, or on each member of a study, those over studies on the study's tree.
 
     Args:
-        dataset: a run, or the records so far of one.
-        step: record to judge at; the last if None.
+        data: a run, or the records so far of one, or the tree of a study.
+        claims: the statements.
+        step: record to judge at; the last if None, as of every member of a study.
 
     Raises:
         ExperimentError: the step was not recorded.
         RunError: the file lacks a variable that its experiment records.
     """
-    require(dataset, "sigma_w")
-    dataset = until(dataset, step)
-    return [judge(claim, dataset, int(dataset.step[-1])) for claim in CLAIMS]
+    alone = [claim for claim in claims if claim.over == "run"]
+    if isinstance(data, xr.Dataset):
+        data = until(data, step)
+        return [judge(claim, data, int(data.step[-1])) for claim in alone]
+    runs = members(data)
+    several = len(runs) > 1
+    found = [replace(verdict, member=name if several else "") for name in runs for verdict in check(runs[name], alone, step)]
+    data, longest = each(data, lambda run: until(run, step)), max(int(run.step[-1]) for run in runs.values())
+    return [*(judge(claim, data, longest) for claim in claims if claim.over == "study"), *found]

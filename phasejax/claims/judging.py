@@ -1,4 +1,4 @@
-"""The paper's quantitative statements, each judged on a run's Dataset by one rule.
+"""Quantitative statements, each judged on a run's Dataset, or on a study's tree, by one rule.
 
 A claim is a list of scalar series m(step), each with the interval the statement puts it in. A statement that one number
 is larger than another is a series too: their difference, with the interval above 0. Let
@@ -11,19 +11,21 @@ training* where the run is shorter than the t_f the statement was made at and ev
 shrinks, over the last decade of steps, by more than twice the slope's own error. Otherwise it *differs*. A number within 2e
 of the end of its interval is said to be so, whichever side it is on. What the paper writes with "~" is given half a decade
 on either side.
+
+Every claim has a null: the run changed so that what is claimed cannot be there. A claim that its null passes says nothing.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import xarray as xr
 
-from phasejax.analysis.run import NotRecordedError, grid_axes, settings
+from phasejax.analysis.run import NotRecordedError
 from phasejax.analysis.statistics import bootstrap
-from phasejax.experiment import Experiment
+from phasejax.claims.nulls import Null
 
 AGREES, DIFFERS, LONGER, ABSENT = "agrees", "differs", "needs longer training", "not in this run"
 VERDICTS = (AGREES, DIFFERS, LONGER, ABSENT)
@@ -40,7 +42,7 @@ _RESAMPLES, _CLEAR = 300, 2
 
 Statistic: TypeAlias = Callable[[xr.Dataset], xr.DataArray]
 Phase: TypeAlias = Callable[[xr.Dataset], xr.DataArray]
-Take: TypeAlias = Callable[[xr.Dataset], xr.Dataset]
+Take: TypeAlias = Callable[[Any], xr.Dataset]
 Averages: TypeAlias = xr.Dataset
 """Means over resampled seeds, (resample, step, ...); resample 0 is the ensemble itself."""
 
@@ -55,17 +57,18 @@ class Measure:
 
     name: str
     samples: Take
-    """What is averaged over seeds: variables (step, seed, ...)."""
+    """What is averaged over seeds, of a run, or of a study's tree: variables (step, seed, ...)."""
     statistic: Statistic
     """m from the averages, (resample, step)."""
     low: float = -np.inf
     high: float = np.inf
 
-    def series(self, dataset: xr.Dataset) -> xr.DataArray:
+    def series(self, data: xr.Dataset | xr.DataTree) -> xr.DataArray:
         """(resample, step): m itself at resample 0, then its bootstrap replicates."""
-        if dataset.sizes["seed"] < 2:
+        samples = self.samples(data)
+        if samples.sizes["seed"] < 2:
             raise NotInRunError("A single seed has no error.")
-        averages = self.samples(dataset).weighted(bootstrap(dataset, _RESAMPLES)).mean("seed")
+        averages = samples.weighted(bootstrap(samples, _RESAMPLES)).mean("seed")
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.statistic(averages).transpose("resample", "step")
 
@@ -78,17 +81,23 @@ class Measure:
 
 @dataclass(frozen=True)
 class Claim:
-    """A quantitative statement of the paper."""
+    """A quantitative statement: numbers, and where it puts them."""
 
     key: str
+    """What it is called in files."""
     statement: str
-    where: str
-    paper: str
-    """What the paper says, in numbers."""
-    steps: int
-    """t_f it was made at; 0 for the initial state."""
-    measures: tuple[Measure, ...]
+    where: str = ""
+    """Where it is made."""
+    expected: str = ""
+    """What is said there, in numbers."""
+    steps: int | None = None
+    """t_f it was made at, 0 for the initial state; None for whatever length it is judged at."""
+    measures: tuple[Measure, ...] = ()
     remark: str = ""
+    null: Null | None = None
+    """The run in which it must not come out."""
+    over: Literal["run", "study"] = "run"
+    """What its measures are taken of: a run, and of every member of a study in its turn, or a study's tree."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,15 @@ class Verdict:
     step: int
     """Training length it was judged at."""
     measured: tuple[Measured, ...] = ()
+    null: str = ""
+    """What its null comes out as, agrees or differs; empty where that is not known."""
+    member: str = ""
+    """Of a study, whose run it was judged on."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether the null passes too, so that the verdict says nothing."""
+        return self.null == AGREES
 
     @property
     def rule(self) -> str:
@@ -150,28 +168,32 @@ class Verdict:
         return "; ".join(f"{m.name}: {m.interval()}" for m in self.claim.measures)
 
 
-def judge(claim: Claim, dataset: xr.Dataset, step: int) -> Verdict:
-    """Apply the rule to one claim at a record."""
-    at = min(step, claim.steps)
-    steps = dataset.step.values
+def judge(claim: Claim, data: xr.Dataset | xr.DataTree, step: int) -> Verdict:
+    """Apply the rule to one claim at a record of a run, or to one over a study at the end of its tree."""
+    at = step if claim.steps is None else min(step, claim.steps)
     try:
-        _same_system(dataset)
-        decade = dataset.sel(step=(steps == 0) | ((steps >= at / 10) & (steps <= at)))
-        measured = tuple(_measure(m, decade) for m in claim.measures)
+        measured = tuple(_measure(m, data, at) for m in claim.measures)
     except (NotInRunError, NotRecordedError) as missing:
         return Verdict(claim, ABSENT, str(missing), at)
     failing = [m for m in measured if not m.agrees]
     if not failing:
         verdict = AGREES
-    elif at < claim.steps and all(m.approaches for m in failing):
+    elif claim.steps is not None and at < claim.steps and all(m.approaches for m in failing):
         verdict = LONGER
     else:
         verdict = DIFFERS
-    return Verdict(claim, verdict, _reason(claim, verdict, measured, at), at, measured)
+    null = ""
+    if claim.null:
+        planted = [_measure(m, claim.null.of(data), at) for m in claim.measures]
+        null = AGREES if all(m.agrees for m in planted) else DIFFERS
+    return Verdict(claim, verdict, _reason(claim, verdict, measured, at), at, measured, null)
 
 
-def _measure(measure: Measure, decade: xr.Dataset) -> Measured:
-    m = measure.series(decade)
+def _measure(measure: Measure, data: xr.Dataset | xr.DataTree, at: int) -> Measured:
+    if isinstance(data, xr.Dataset):
+        steps = data.step.values
+        data = data.sel(step=(steps == 0) | ((steps >= at / 10) & (steps <= at)))
+    m = measure.series(data)
     gap: xr.DataArray = xr.apply_ufunc(np.maximum, measure.low - m, m - measure.high)
     slope = trend = (np.nan, np.nan)
     trained = m.step.values > 0
@@ -190,8 +212,8 @@ def _estimate(replicates: xr.DataArray) -> tuple[float, float]:
 def _reason(claim: Claim, verdict: str, measured: tuple[Measured, ...], step: int) -> str:
     """Why, in words."""
     parts = []
-    decades = math.log10(claim.steps / step) if 0 < step < claim.steps else 0.0
-    if verdict in (LONGER, DIFFERS) and decades:
+    decades = math.log10(claim.steps / step) if claim.steps and 0 < step < claim.steps else 0.0
+    if claim.steps and verdict in (LONGER, DIFFERS) and decades:
         moves = "moves towards" if verdict == LONGER else "does not move all of it towards"
         parts.append(f"training is {claim.steps / step:,.0f} times shorter than the paper's {claim.steps:,} steps, and the "
                      f"last decade of steps {moves} the statement")  # fmt: skip
@@ -208,29 +230,6 @@ def _reason(claim: Claim, verdict: str, measured: tuple[Measured, ...], step: in
             onward = f"changes by {m.slope:+.2g} per decade, with {decades:.2g} decades to the paper's length"
             parts.append(f"'{m.name}' agrees at this length but {onward}")
     return "; ".join([*parts, claim.remark] if claim.remark else parts)
-
-
-def _same_system(dataset: xr.Dataset) -> None:
-    """The statements are about one network, trained by plain SGD on 4000 samples."""
-    run, paper = settings(dataset), Experiment().to_tables()
-    if run["sgd"]["optimizer"] != "sgd":
-        raise NotInRunError("The run has no temperature.")
-    numbers = {"temperature", "learning_rate", "sigma_w"}
-    constant = {"momentum", "weight_decay"}
-    samples, beside = paper["task"]["samples"], {"samples": 0, "test_samples": 0}
-    differ = {
-        # A field that a file does not have has its default.
-        "network": {**paper["network"], **run["network"]} != paper["network"],
-        "task": {**paper["task"], **run["task"], **beside} != {**paper["task"], **beside},
-        "number of samples": run["task"].get("kind") is None and run["task"].get("samples", samples) != samples,
-        "start": run.get("start", {}).get("kind", "FromDraw") != "FromDraw",
-        "momentum or weight decay": any(run["grid"].get(name) for name in constant),
-        "batch size": run["sgd"]["batch_size"] != paper["sgd"]["batch_size"],
-        "schedule of the learning rate": bool(run.get("schedule", {}).get("rate")),
-        "plane": set(grid_axes(dataset)) - numbers != set(),
-    }
-    if others := [name for name, other in differ.items() if other]:
-        raise NotInRunError(f"The run has another {' and '.join(others)} than the paper.")
 
 
 def log10(x: xr.DataArray) -> xr.DataArray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from phasejax.analysis.run import members
 from phasejax.claims.judging import RULE, Measured, Verdict
 
 
@@ -31,33 +32,43 @@ def number(m: Measured) -> str:
 
 def length(verdict: Verdict) -> str:
     """The training length a verdict was reached at."""
+    if verdict.claim.steps is None:
+        return f"{verdict.step:,} steps"
     return f"{verdict.step:,} of {verdict.claim.steps:,} steps" if verdict.claim.steps else "initial state"
 
 
-def write(verdicts: list[Verdict], dataset: xr.Dataset, folder: str | Path) -> list[Path]:
+def write(
+    verdicts: list[Verdict], data: xr.Dataset | xr.DataTree, folder: str | Path, step: int | None = None
+) -> list[Path]:
     """Write `claims.md`, for reading, and `claims.json`, with errors, trends and rules.
+
+    Args:
+        verdicts: on a run, or on a study.
+        data: the run, or the study's tree.
+        folder: where.
+        step: record they were judged at; the last if None.
 
     Returns:
         The two files.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    step = max(v.step for v in verdicts)
-    rows = [("statement", "verdict", "where", "the paper", "training length", "this run")]
-    rows += [(v.claim.statement, v.verdict, v.claim.where, v.claim.paper, length(v), numbers(v)) for v in verdicts]
+    rows = [("statement", "verdict", "where", "expected", "training length", "found")]
+    rows += [(_named(v), v.verdict, v.claim.where, v.claim.expected, length(v), numbers(v)) for v in verdicts]
     rows = [tuple(cell.replace("|", r"\|") for cell in row) for row in rows]
     # The last column is the long one: left ragged, the others stay readable as text.
     widths = [*(max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]), 8]
     table = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     table.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    details = [f"**{v.claim.key}**: {v.verdict}. Agrees where {v.rule}. {sentence(v.reason)}".rstrip() for v in verdicts]
-    head = f"{step:,} steps, {dataset.sizes['seed']} seeds, {diverged(dataset, step)}."
-    parts = ["# The paper's statements and this run", head, "\n".join(table), "## The rule", sentence(RULE), *details]
+    details = [f"**{v.claim.key}**{f', {v.member}' * bool(v.member)}: {v.verdict}. Agrees where {v.rule}. "
+               f"{sentence(v.reason)} {sentence(null(v))}".rstrip() for v in verdicts]  # fmt: skip
+    parts = ["# Statements", about(data, step), "\n".join(table), "## The rule", sentence(RULE), *details]
     text = "\n\n".join(parts) + "\n"
+    runs = members(data)
     found = {
-        "run": dict(dataset.attrs),
-        "step": step,
-        "seeds": dataset.sizes["seed"],
+        "runs": {name: dict(run.attrs) for name, run in runs.items()},
+        "step": max(_last(run, step) for run in runs.values()),
+        "seeds": max(run.sizes["seed"] for run in runs.values()),
         "rule": RULE,
         "claims": [_plain(v) for v in verdicts],
     }
@@ -68,6 +79,32 @@ def write(verdicts: list[Verdict], dataset: xr.Dataset, folder: str | Path) -> l
     return [folder / "claims.md", folder / "claims.json"]
 
 
+def about(data: xr.Dataset | xr.DataTree, step: int | None = None) -> str:
+    """How long runs are, how many seeds they have, and how many students were lost, a sentence each."""
+    found, runs = [], members(data)
+    for name, run in runs.items():
+        last = _last(run, step)
+        words = f"{last:,} steps, {run.sizes['seed']} seeds, {diverged(run, last)}."
+        found.append(f"{name}: {words}" if len(runs) > 1 else words)
+    return " ".join(found)
+
+
+def null(verdict: Verdict) -> str:
+    """What the claim's null came out as, in words."""
+    if not verdict.null or not verdict.claim.null:
+        return ""
+    says = "agrees as well, so that this says nothing" if verdict.empty else "differs, as it must"
+    return f"its null ({verdict.claim.null.words}) {says}"
+
+
+def _last(run: xr.Dataset, step: int | None) -> int:
+    return int(run.step[-1]) if step is None else step
+
+
+def _named(verdict: Verdict) -> str:
+    return f"{verdict.member}: {verdict.claim.statement}" if verdict.member else verdict.claim.statement
+
+
 def numbers(verdict: Verdict) -> str:
     """What the run gives, in one line; why nothing where it lacks the cells."""
     return "; ".join(f"{m.name}: {number(m)}" for m in verdict.measured) or verdict.reason
@@ -75,9 +112,10 @@ def numbers(verdict: Verdict) -> str:
 
 def _plain(verdict: Verdict) -> dict[str, Any]:
     """A verdict as a dictionary, without its functions."""
-    claim = {name: value for name, value in vars(verdict.claim).items() if name not in ("measures", "steps")}
+    claim = {name: value for name, value in vars(verdict.claim).items() if name not in ("measures", "steps", "null")}
     own = {"verdict": verdict.verdict, "reason": verdict.reason, "rule": verdict.rule}
-    lengths = {"step": verdict.step, "paper_steps": verdict.claim.steps}
+    own |= {"null": verdict.null, "member": verdict.member}
+    lengths = {"step": verdict.step, "claimed_at": verdict.claim.steps}
     return (
         claim
         | own

@@ -2,8 +2,10 @@
 
 import inspect
 import logging
+import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -20,54 +22,21 @@ from PIL import Image
 
 from phasejax.analysis.run import RunError
 from phasejax.experiment import refuse
-from phasejax.figures.boundary import convergence_boundaries, criterion
-from phasejax.figures.density import feature_density
-from phasejax.figures.eigenvalue_flow import eigenvalue_flow, initial_spectrum
-from phasejax.figures.length import against_length, along_training
-from phasejax.figures.maps import (
-    loss_map,
-    memory_and_alignment,
-    normalised_memory,
-    rate_map,
-    seed_variance,
-    teacher_overlaps,
-)
-from phasejax.figures.slices import ordered_slice, temperature_slices
-from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable, file_name
-from phasejax.figures.summary import phase_diagram
+from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable, SkippedWarning, file_name
 from phasejax.progress import bar, watched
 
-FIGURES: tuple[Draw, ...] = (
-    feature_density,
-    loss_map,
-    temperature_slices,
-    ordered_slice,
-    memory_and_alignment,
-    eigenvalue_flow,
-    rate_map,
-    convergence_boundaries,
-    phase_diagram,
-    normalised_memory,
-    teacher_overlaps,
-    seed_variance,
-    criterion,
-    initial_spectrum,
-    against_length,
-    along_training,
-)
-"""The paper's figures in its order, then what the paper has no figure of."""
+__all__ = ["STYLE_SHEET", "NotDrawable", "chosen", "draw_all", "file_name", "save"]
 
 
-def chosen(only: Sequence[int | str] | None, figures: Sequence[Draw] = FIGURES) -> list[Draw]:
-    """Those of the figures that are given by number or name; all of them for None.
+def chosen(only: Sequence[int | str], figures: Sequence[Draw]) -> list[Draw]:
+    """Those of the figures that are given by number or name.
 
     Raises:
         ExperimentError: there is no such figure, or none is named.
     """
-    if only is None:
-        return list(figures)
     named = {file_name(draw): draw for draw in figures}
-    there = f"there are figures {', '.join(str(draw.number or draw.__name__) for draw in figures)}"
+    ordered = sorted(figures, key=lambda draw: draw.number or math.inf)
+    there = f"there are figures {', '.join(str(draw.number or draw.__name__) for draw in ordered)}"
     if not only:
         raise refuse("only", "", there)
     names = [str(name) if str(name) in named else f"fig{name}" for name in only]
@@ -78,21 +47,19 @@ def chosen(only: Sequence[int | str] | None, figures: Sequence[Draw] = FIGURES) 
 
 
 def draw_all(
-    dataset: xr.Dataset,
+    data: xr.Dataset | xr.DataTree,
     folder: str | Path,
-    only: Sequence[int | str] | None = None,
+    figures: Sequence[Draw],
     *,
-    figures: Sequence[Draw] = FIGURES,
     step: int | None = None,
     reading: str = "drift",
 ) -> list[Path]:
     """Draw figures, then save each as PDF and PNG, or GIF where it moves; one that makes no sense for the run is skipped.
 
     Args:
-        dataset: a run.
+        data: a run, or for figures over a study its tree.
         folder: where `fig2.pdf` and the like go; it is made if needed.
-        only: numbers or names of figures; all there are by default.
-        figures: what there is; the paper's and those beyond it by default.
+        figures: what to draw.
         step: the record to draw; the last if None.
         reading: of the convergence criterion.
 
@@ -100,30 +67,38 @@ def draw_all(
         The files written. What was skipped, and why, is said on standard error.
 
     Raises:
-        ExperimentError: there is no such figure, or no such record.
+        ExperimentError: no such record.
         RunError: the run lacks a variable, or none of the figures makes sense for it. Nothing is written then.
     """
     # It finds matplotlib's own fonts too old, at every PDF.
     logging.getLogger("fontTools").setLevel(logging.ERROR)
-    asked = chosen(only, figures)
     drawn, skipped = {}, []
-    for draw in asked:
-        name = file_name(draw)
-        options: dict[str, Any] = {"reading": reading} if "reading" in inspect.signature(draw).parameters else {}
-        try:
-            drawn[name] = draw(dataset, step=step, **options)
-        except NotDrawable as reason:
-            skipped.append(f"{name} is skipped: {reason}")
-    if not drawn:
-        raise RunError(f"Nothing is left to draw: {'; '.join(skipped)}.")
-    for reason in skipped:
-        print(f"{reason}.", file=sys.stderr)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with bar(total=len(drawn), desc="figures", unit="figure", leave=False, disable=not watched()) as shown:
+    with bar(total=2 * len(figures), desc="figures", unit="figure", leave=False, disable=not watched()) as shown:
+        for draw in figures:
+            name = file_name(draw)
+            options: dict[str, Any] = {"reading": reading} if "reading" in inspect.signature(draw).parameters else {}
+            try:
+                with warnings.catch_warnings(record=True) as said:
+                    warnings.simplefilter("always", SkippedWarning)
+                    drawn[name] = draw(data, step=step, **options)
+            except NotDrawable as reason:
+                skipped.append(f"{name} is skipped: {reason}")
+                shown.update()
+            shown.update()
+            for one in said:
+                if issubclass(one.category, SkippedWarning):
+                    skipped.append(f"{name}: {one.message}")
+                else:
+                    warnings.showwarning(one.message, one.category, one.filename, one.lineno)
+        if not drawn:
+            raise RunError(f"Nothing is left to draw: {'; '.join(skipped)}.")
+        Path(folder).mkdir(parents=True, exist_ok=True)
         files = {}
         for name, written in _save_all({Path(folder) / name: figure for name, figure in drawn.items()}):
             files[name.name] = written
             shown.update()
+    for reason in skipped:
+        print(f"{reason}.", file=sys.stderr)
     return [path for name in drawn for path in files[name]]
 
 

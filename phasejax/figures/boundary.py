@@ -12,12 +12,10 @@ from phasejax.analysis import boundaries
 from phasejax.analysis.run import layer, require, settings, why_not_recorded
 from phasejax.analysis.statistics import Statistic, crossings, final, nearest
 from phasejax.experiment import Reading
-from phasejax.figures.maps import draw_map, hatch_missing
-from phasejax.figures.slices import ORDERED, draw_with_bars, heading, in_temperature
+from phasejax.figures.maps import ALIGNMENT_PANEL, MEMORY_PANEL, draw_map, hatch_missing
+from phasejax.figures.slices import LOSS_PANEL, ORDERED, draw_with_bars, heading, in_temperature
 from phasejax.figures.style import (
-    ALIGNMENT,
     CONVERGED,
-    MEMORY,
     ONE_SIGMA,
     TRAINING_LOSS,
     TWO_COLUMNS,
@@ -25,6 +23,7 @@ from phasejax.figures.style import (
     cell_label,
     figure,
     new_figure,
+    panels,
     temperature_axis,
 )
 
@@ -67,7 +66,7 @@ def add_legend(figure: Figure) -> None:
 
 
 @figure(
-    needs=["train_loss", "G_t0", "alignment", "restoring", "V_S", "temperature", "sigma_w"],
+    needs=["restoring", "V_S", "temperature", "sigma_w"],
     caption=(
         "Where 68, 95 and 99.7 % of the students have converged: on the slice the 68 % crossing with its bootstrap "
         "interval, and the temperatures of the grid that bracket the other two; on the maps all three lines"
@@ -86,41 +85,47 @@ def convergence_boundaries(dataset: xr.Dataset, *, reading: str = "drift", stati
         statistic: of the slice; the maps show means.
     """
     axis = in_temperature(dataset)
-    column = nearest(dataset.inverse_sigma_w, ORDERED)
-    here = dataset.isel(sigma_w=[column])
     share = boundaries.fraction(dataset.isel(step=[-1]), reading).fraction.isel(step=0)
-    loss = final(here, here.train_loss).isel(sigma_w=0)
+    found = panels(dataset, LOSS_PANEL | MEMORY_PANEL | ALIGNMENT_PANEL)
+    loss = found.pop(TRAINING_LOSS, None)
+    figure, axes = new_figure(TWO_COLUMNS, 2.7, columns=len(found) + (loss is not None), squeeze=False)
+    if loss is not None:
+        loss = loss.isel(sigma_w=nearest(dataset.inverse_sigma_w, ORDERED))
+        draw_with_bars(axes[0, 0], axis, loss, statistic)
+        draw_crossings(axes[0, 0], dataset, share, reading)
+        axes[0, 0].set(xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {TRAINING_LOSS}")
+    for ax, (label, (values, _)) in zip(axes[0, loss is not None :], found.items(), strict=True):
+        draw_map(ax, final(dataset, values), label=f"mean {label}")
+        for level, look in CONVERGED.items():
+            draw_contours(ax, share, level, look, f"{100 * level:g} % converged")
+    add_legend(figure)
+    lost = () if loss is None else (loss,)
+    figure.suptitle(f"{heading(dataset, *lost)}, criterion {reading}", fontsize=8)
+    return figure
 
-    figure, (left, centre, right) = new_figure(TWO_COLUMNS, 2.7, columns=3)
-    draw_with_bars(left, axis, loss, statistic)
+
+def draw_crossings(ax: Axes, dataset: xr.Dataset, share: xr.DataArray, reading: str) -> None:
+    """On the slice at 1/sigma_W = 8, where fractions of the students have converged: `share` (temperature, sigma_w)."""
+    axis, column = in_temperature(dataset), nearest(dataset.inverse_sigma_w, ORDERED)
+    here = dataset.isel(sigma_w=[column])
     found = crossings(share.isel(sigma_w=column), boundaries.SIGMAS[0], axis).dropna("crossing").values.tolist()
     for temperature in found:
-        left.axvline(temperature, color="C1", linestyle="-.")
+        ax.axvline(temperature, color="C1", linestyle="-.")
     interval = boundaries.transition(here, boundaries.SIGMAS[0], reading).isel(sigma_w=0)
     low, high = float(interval.T_c_low), float(interval.T_c_high)
     if np.isfinite(low):
-        left.axvspan(low, high, color="C1", alpha=0.3, linewidth=0)
-    left.set_ylim(top=left.get_ylim()[1] * 10)
-    above = left.get_xaxis_transform()
+        ax.axvspan(low, high, color="C1", alpha=0.3, linewidth=0)
+    ax.set_ylim(top=ax.get_ylim()[1] * 10)
+    above = ax.get_xaxis_transform()
     for height, level in zip((0.94, 0.86), boundaries.SIGMAS[1:], strict=True):
         bracket = boundaries.transition(here, level, reading).isel(sigma_w=0)
         ends = [float(bracket.T_below), float(bracket.T_above)]
         if np.isfinite(ends[0]):
-            left.plot(ends, [height] * 2, color="C1", marker="|", markersize=5, transform=above)
+            ax.plot(ends, [height] * 2, color="C1", marker="|", markersize=5, transform=above)
             place = (max(ends[1], *found) if found else ends[1], height)  # right of the lines
-            left.annotate(f"{100 * level:g} %", place, (4, 0), above, "offset points", va="center", fontsize=7)
+            ax.annotate(f"{100 * level:g} %", place, (4, 0), above, "offset points", va="center", fontsize=7)
     words = "no 68 % crossing" if not found else "68 % at $T$ = " + ", ".join(f"{t:.2g}" for t in found)
-    left.set(xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {TRAINING_LOSS}",
-             title=f"{cell_label(here.isel(sigma_w=0))}\n{words}")  # fmt: skip
-
-    quantities = {MEMORY: final(dataset, dataset.G_t0), ALIGNMENT: final(dataset, dataset.alignment)}
-    for ax, (label, values) in zip((centre, right), quantities.items(), strict=True):
-        draw_map(ax, values, label=f"mean {label}")
-        for level, look in CONVERGED.items():
-            draw_contours(ax, share, level, look, f"{100 * level:g} % converged")
-    add_legend(figure)
-    figure.suptitle(f"{heading(dataset, loss)}, criterion {reading}", fontsize=8)
-    return figure
+    ax.set_title(f"{cell_label(here.isel(sigma_w=0))}\n{words}")
 
 
 @figure(

@@ -1,5 +1,6 @@
 """Maps over the plane that a run spans, first of all the phase diagram's, temperature and disorder."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import matplotlib.style
@@ -25,12 +26,14 @@ from phasejax.figures.style import (
     TEST_LOSS,
     TWO_COLUMNS,
     NotDrawable,
+    Panel,
     Scale,
     axis_of,
     colours,
     figure,
     label_cells,
     new_figure,
+    panels,
     training_length,
 )
 
@@ -123,15 +126,26 @@ def plane(
     return figure
 
 
-def maps(dataset: xr.Dataset, panels: dict[str, tuple[xr.DataArray, Scale]], statistic: Statistic) -> Figure:
-    """A row of maps of values (step, axis, sigma_w, seed) at the last record, by their titles."""
-    width = ONE_COLUMN if len(panels) == 1 else TWO_COLUMNS
-    figure, axes = new_figure(width, 2.75 if len(panels) < 3 else 2.3, columns=len(panels), squeeze=False)
-    for ax, (label, (values, scale)) in zip(axes[0], panels.items(), strict=True):
+def maps(dataset: xr.Dataset, wanted: Mapping[str, Panel], statistic: Statistic) -> Figure:
+    """A row of maps at the last record, by title: what each needs, and its values (step, axis, sigma_w, seed) and scale."""
+    found = panels(dataset, wanted)
+    width = ONE_COLUMN if len(found) == 1 else TWO_COLUMNS
+    figure, axes = new_figure(width, 2.75 if len(found) < 3 else 2.3, columns=len(found), squeeze=False)
+    for ax, (label, (values, scale)) in zip(axes[0], found.items(), strict=True):
         draw_map(ax, final(dataset, values), label=f"{statistic} {label}", scale=scale, statistic=statistic)
         ax.label_outer()
     figure.suptitle(training_length(dataset), fontsize=8)
     return figure
+
+
+MEMORY_PANEL: dict[str, Panel] = {MEMORY: ("G_t0", lambda run: (run.G_t0, "linear"))}
+ALIGNMENT_PANEL: dict[str, Panel] = {ALIGNMENT: ("alignment", lambda run: (run.alignment, "linear"))}
+RATE_PANEL: dict[str, Panel] = {RATE: ("eigenvalues", lambda run: (growth_rate(run), "linear"))}
+C_PANEL: dict[str, Panel] = {"memory $C$": ("G_t0 G_00 G_tt", lambda run: (memory(run), "linear"))}
+
+
+def _overlap(run: xr.Dataset) -> tuple[xr.DataArray, Scale]:
+    return run["teacher_overlap" + layer(run).suffix], "signed"
 
 
 @figure(
@@ -145,67 +159,71 @@ def maps(dataset: xr.Dataset, panels: dict[str, tuple[xr.DataArray, Scale]], sta
 def loss_map(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Fig 2: test loss in the (1/sigma_W, T) plane, with the factor 1/2 of Eq 2.6 (twice this is published) if it is mse."""
     half = HALF if settings(dataset)["task"].get("loss", "mse") == "mse" else ""
-    return maps(dataset, {TEST_LOSS + half: (dataset.test_loss, "log")}, statistic)
+    return maps(dataset, {TEST_LOSS + half: ("test_loss", lambda run: (run.test_loss, "log"))}, statistic)
 
 
 @figure(
-    needs=["G_t0", "alignment", "sigma_w"],
+    needs=["sigma_w"],
     caption="Memory G(t_f, 0) of the initial features, and alignment of features and field",
     number=5,
 )
 def memory_and_alignment(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Fig 5: memory G(t_f, 0) of the initial features (Eq 3.4) and their alignment with the target field (Eq 3.5)."""
-    return maps(dataset, {MEMORY: (dataset.G_t0, "linear"), ALIGNMENT: (dataset.alignment, "linear")}, statistic)
+    return maps(dataset, MEMORY_PANEL | ALIGNMENT_PANEL, statistic)
 
 
 @figure(
-    needs=["eigenvalues", "sigma_w"],
+    needs=["sigma_w"],
     caption="Time-averaged rate of the mean level spacing",
     number=7,
 )
 def rate_map(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Fig 7: time-averaged rate of the level spacing (Eq 4.7)."""
-    return maps(dataset, {RATE: (growth_rate(dataset), "linear")}, statistic)
+    return maps(dataset, RATE_PANEL, statistic)
 
 
 @figure(
-    needs=["G_t0", "G_00", "G_tt", "sigma_w"],
+    needs=["sigma_w"],
     caption="Memory G, small wherever the features start small, beside C = G(t,0)/sqrt(G(0,0) G(t,t))",
 )
 def normalised_memory(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """Memory G(t_f, 0), which must be small wherever the features start small, beside C = G(t,0) / sqrt(G(0,0) G(t,t))."""
-    return maps(dataset, {MEMORY: (dataset.G_t0, "linear"), r"memory $C$": (memory(dataset), "linear")}, statistic)
+    return maps(dataset, MEMORY_PANEL | C_PANEL, statistic)
 
 
 @figure(
-    needs=["teacher_overlap", "feature_overlap", "eigenvalues", "target_eigenvalues", "sigma_w"],
+    needs=["sigma_w"],
     caption="What of the teacher is found: overlap of the weights, overlap of the features, ratio of the traces",
 )
 def teacher_overlaps(dataset: xr.Dataset, *, statistic: Statistic = "mean") -> Figure:
     """What of the teacher is found: overlap R of the weights, overlap Q of the features, and the ratio of tr X."""
-    panels: dict[str, tuple[xr.DataArray, Scale]] = {
-        "overlap $R$": (dataset["teacher_overlap" + layer(dataset).suffix], "signed"),
-        "overlap $Q$": (dataset.feature_overlap, "signed"),
-        r"$\mathrm{tr}\,X/\mathrm{tr}\,\overline{X}$": (trace_ratio(dataset), "log"),
+    wanted: dict[str, Panel] = {
+        "overlap $R$": ("teacher_overlap", _overlap),
+        "overlap $Q$": ("feature_overlap", lambda run: (run.feature_overlap, "signed")),
+        r"$\mathrm{tr}\,X/\mathrm{tr}\,\overline{X}$": (
+            "eigenvalues target_eigenvalues",
+            lambda run: (trace_ratio(run), "log"),
+        ),
     }
-    return maps(dataset, panels, statistic)
+    return maps(dataset, wanted, statistic)
 
 
 @figure(
-    needs=["test_loss", "G_t0", "G_00", "G_tt", "teacher_overlap", "sigma_w"],
+    needs=["sigma_w"],
     caption="Mean over the seeds (top) and variance between them (bottom) of loss, memory and overlap",
 )
 def seed_variance(dataset: xr.Dataset) -> Figure:
     """Mean (top) and variance over the seeds (bottom) of the test loss, the memory C and the overlap R."""
     if dataset.sizes["seed"] < 2:
         raise NotDrawable("a single seed has no variance")
-    panels: dict[str, tuple[xr.DataArray, Scale]] = {
-        TEST_LOSS: (dataset.test_loss, "log"),
-        "memory $C$": (memory(dataset), "linear"),
-        "overlap $R$": (dataset["teacher_overlap" + layer(dataset).suffix], "signed"),
+    wanted: dict[str, Panel] = {
+        TEST_LOSS: ("test_loss", lambda run: (run.test_loss, "log")),
+        **C_PANEL,
+        "overlap $R$": ("teacher_overlap", _overlap),
     }
-    figure, axes = new_figure(TWO_COLUMNS, 4.2, 2, len(panels))
-    for column, (label, (values, scale)) in zip(axes.T, panels.items(), strict=True):
+    found = panels(dataset, wanted)
+    figure, axes = new_figure(TWO_COLUMNS, 4.2, 2, len(found), squeeze=False)
+    for column, (label, (values, scale)) in zip(axes.T, found.items(), strict=True):
         values = final(dataset, values)
         draw_map(column[0], values, label=f"mean {label}", scale=scale)
         draw_map(column[1], values, label=f"variance of {label}", scale="log", statistic="variance")

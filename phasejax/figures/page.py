@@ -8,13 +8,11 @@ from pathlib import Path
 
 import xarray as xr
 
+from phasejax.analysis.run import members
 from phasejax.claims import RULE, VERDICTS, Verdict
-from phasejax.claims.writing import diverged, length, number, sentence, symbols
-from phasejax.figures import FIGURES
+from phasejax.claims.writing import about, length, null, number, sentence, symbols
 from phasejax.figures.style import Draw, file_name
 
-_FIRST = "fig9"
-"""What the page opens with, at full width."""
 _KINDS = {".png": "image/png", ".gif": "image/gif"}
 
 _STYLE = """
@@ -57,30 +55,40 @@ dd { margin: 0; min-width: 0; } pre { white-space: pre-wrap; font-size: .8rem; m
 
 def index_page(
     folder: str | Path,
-    dataset: xr.Dataset,
+    data: xr.Dataset | xr.DataTree,
     verdicts: list[Verdict],
     drawn: Sequence[Path],
-    figures: Sequence[Draw] = FIGURES,
+    figures: Sequence[Draw],
+    title: str,
+    step: int | None = None,
 ) -> Path:
     """Write `index.html` in a folder, with those of the files drawn embedded that a browser shows, PNG and GIF.
 
     Args:
         folder: where.
-        dataset: the run.
-        verdicts: on the paper's statements.
-        drawn: files of figures.
-        figures: those which were drawn, for their captions.
+        data: the run, or the tree of a study.
+        verdicts: on its statements.
+        drawn: files of figures in the folder, or for members of a study in folders of their names within.
+        figures: those which were drawn, for their captions; the page opens with the first.
+        title: of the page.
+        step: the record that was drawn; the last if None.
 
     Returns:
         The file.
     """
-    step = max(v.step for v in verdicts)
-    title = f"Phases of SGD: {step:,} steps"
+    folder = Path(folder)
     captions = {file_name(draw): _caption(draw) for draw in figures}
-    pictures = {path: captions[path.stem] for path in drawn if path.suffix in _KINDS}
-    first = "".join(_full(*one) for one in pictures.items() if one[0].stem == _FIRST)
-    others = "".join(_thumbnail(*one) for one in pictures.items() if one[0].stem != _FIRST)
-    subtitle = f"{dataset.sizes['seed']} seeds a cell; {diverged(dataset, step)}."
+    pictures = {
+        path: f"{escape(path.parent.name)}: {captions[path.stem]}" if path.parent != folder else captions[path.stem]
+        for path in sorted(drawn, key=lambda path: list(captions).index(path.stem))
+        if path.suffix in _KINDS
+    }
+    stems = [path.stem for path in pictures]
+    # Of a figure that every member has, none opens the page.
+    opening = 1 if stems and stems.count(stems[0]) == 1 else 0
+    first = "".join(_full(*one) for one in [*pictures.items()][:opening])
+    others = "".join(_thumbnail(*one) for one in [*pictures.items()][opening:])
+    runs = members(data)
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -90,24 +98,30 @@ def index_page(
 <style>{_STYLE}</style>
 </head>
 <body>
-<h1>{escape(title)}</h1>
-<p class="soft">{escape(subtitle)} The paper is <a href="https://arxiv.org/abs/2509.01349">arXiv:2509.01349</a>.</p>
+<h1>{_words(title)}</h1>
+<p class="soft">{escape(about(data, step))} The paper is <a href="https://arxiv.org/abs/2509.01349">arXiv:2509.01349</a>.</p>
 <p>{_tally(verdicts)}</p>
 <nav><a href="#figures">Figures</a><a href="#claims">Claims</a><a href="#run">Run</a></nav>
 {first}<h2 id="figures">Figures</h2>
 <div class="all">
 {others}</div>
-<h2 id="claims">The paper's statements and this run</h2>
+<h2 id="claims">Statements</h2>
 {_claims(verdicts)}
 <p class="soft">The rule. {_words(RULE)}.</p>
-<h2 id="run">The run</h2>
-<dl>{"".join(_attribute(str(name), str(value)) for name, value in dataset.attrs.items())}</dl>
+<h2 id="run">{"The run" if len(runs) == 1 else "The runs"}</h2>
+{"".join(_run(name, run, len(runs)) for name, run in runs.items())}
 </body>
 </html>
 """
-    path = Path(folder) / "index.html"
+    path = folder / "index.html"
     path.write_text(page, "utf-8")
     return path
+
+
+def _run(name: str, run: xr.Dataset, of: int) -> str:
+    """What made a run; folded where there are several."""
+    table = f"<dl>{''.join(_attribute(str(key), str(value)) for key, value in run.attrs.items())}</dl>"
+    return table if of == 1 else f"<details><summary>{escape(name)}</summary>{table}</details>"
 
 
 def _words(text: str) -> str:
@@ -138,6 +152,8 @@ def _image(picture: Path, words: str) -> str:
 
 
 def _tally(verdicts: list[Verdict]) -> str:
+    if not verdicts:
+        return "No statement is judged."
     found = [v.verdict for v in verdicts]
     counts = [f"{_coloured(name)} {found.count(name)}" for name in VERDICTS if name in found]
     return f"Of {len(verdicts)} statements: {', '.join(counts)}."
@@ -148,7 +164,7 @@ def _coloured(verdict: str) -> str:
 
 
 def _claims(verdicts: list[Verdict]) -> str:
-    heads = "".join(f"<th>{head}</th>" for head in ("Statement", "The paper", "This run", "Verdict"))
+    heads = "".join(f"<th>{head}</th>" for head in ("Statement", "Expected", "Found", "Verdict"))
     rows = "".join(_row(v) for v in verdicts)
     return f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>"
 
@@ -159,11 +175,13 @@ def _row(verdict: Verdict) -> str:
         f"<li>{_words(m.name)}: <b>{_words(number(m))}</b> <small>to agree: {_words(rule.interval())}</small></li>"
         for m, rule in zip(verdict.measured, claim.measures, strict=False)
     )
-    reason = f"<small>{_words(sentence(verdict.reason))}</small>" if verdict.reason else ""
+    said = " ".join(filter(None, map(sentence, (verdict.reason, null(verdict)))))
+    reason = f"<small>{_words(said)}</small>" if said else ""
+    whose = f"<small>{escape(verdict.member)}</small>" if verdict.member else ""
     return (
-        f"<tr><td><strong>{_words(claim.statement)}</strong><small>{_words(claim.where)}</small></td>"
-        f"<td><small class='label'>The paper</small>{_words(claim.paper)}</td>"
-        f"<td><small class='label'>This run</small>{f'<ul>{found}</ul>' if found else ''}{reason}</td>"
+        f"<tr><td><strong>{_words(claim.statement)}</strong>{whose}<small>{_words(claim.where)}</small></td>"
+        f"<td><small class='label'>Expected</small>{_words(claim.expected)}</td>"
+        f"<td><small class='label'>Found</small>{f'<ul>{found}</ul>' if found else ''}{reason}</td>"
         f"<td>{_coloured(verdict.verdict)}<small>{escape(length(verdict))}</small></td></tr>\n"
     )
 

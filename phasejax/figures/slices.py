@@ -12,17 +12,24 @@ from phasejax.figures.style import (
     TRAINING_LOSS,
     TWO_COLUMNS,
     NotDrawable,
+    Panel,
     cell_label,
     disorder_colours,
     figure,
     label_cells,
     new_figure,
+    panels,
     temperature_axis,
     training_length,
 )
 
 ORDERED = 8.0
 """The paper's slice: 1/sigma_W, its smallest sigma_W."""
+
+INITIAL = f"initial {GRADIENT}"
+LOSS_PANEL: dict[str, Panel] = {TRAINING_LOSS: ("train_loss", lambda run: final(run, run.train_loss))}
+ENDS: dict[str, Panel] = LOSS_PANEL | {GRADIENT: ("gradient_norm", lambda run: final(run, run.gradient_norm))}
+"""Means over the last window of training."""
 
 
 def draw_with_bars(ax: Axes, along: str, values: xr.DataArray, statistic: Statistic, colour: str = "C0") -> None:
@@ -52,17 +59,17 @@ def in_temperature(dataset: xr.Dataset) -> str:
 
 
 @figure(
-    needs=["train_loss", "gradient_norm", "sigma_w"],
+    needs=["sigma_w"],
     caption="Loss and gradient against temperature, one line for each sigma_W",
     number=3,
 )
 def temperature_slices(dataset: xr.Dataset, *, statistic: Statistic = "median") -> Figure:
     """Fig 3: training loss and gradient at the end against T, a line each sigma_W; both are means over the last epoch."""
     axis = in_temperature(dataset)
-    figure, axes = new_figure(TWO_COLUMNS, 2.7, columns=2)
+    quantities = panels(dataset, ENDS)
+    figure, axes = new_figure(TWO_COLUMNS, 2.7, columns=len(quantities), squeeze=False)
     mappable = disorder_colours(dataset.inverse_sigma_w.values)
-    quantities = {TRAINING_LOSS: final(dataset, dataset.train_loss), GRADIENT: final(dataset, dataset.gradient_norm)}
-    for ax, (label, values) in zip(axes, quantities.items(), strict=True):
+    for ax, (label, values) in zip(axes[0], quantities.items(), strict=True):
         centre = summary(values, statistic)[0]
         for k, inverse_sigma in enumerate(dataset.inverse_sigma_w.values):
             colour = mappable.to_rgba(inverse_sigma)
@@ -75,7 +82,7 @@ def temperature_slices(dataset: xr.Dataset, *, statistic: Statistic = "median") 
 
 
 @figure(
-    needs=["train_loss", "gradient_norm", "full_gradient_norm", "sigma_w"],
+    needs=["sigma_w"],
     caption=(
         "Loss and gradient along the temperature axis at the smallest sigma_W; gradient at the start against 1/sigma_W"
     ),
@@ -88,21 +95,23 @@ def ordered_slice(dataset: xr.Dataset, *, statistic: Statistic = "median") -> Fi
     which is the same at every T.
     """
     axis = in_temperature(dataset)
-    figure, axes = new_figure(TWO_COLUMNS, 2.4, columns=3)
     here = dataset.isel(sigma_w=nearest(dataset.inverse_sigma_w, ORDERED))
-    quantities = {TRAINING_LOSS: final(here, here.train_loss), GRADIENT: final(here, here.gradient_norm)}
-    for ax, (label, values) in zip(axes, quantities.items(), strict=False):
+    coldest = dataset.isel({axis: 0})
+    found = panels(dataset, ENDS | {INITIAL: ("full_gradient_norm", lambda _: coldest.full_gradient_norm.isel(step_ends=0))})
+    initial = found.pop(INITIAL, None)
+    quantities = {label: values.isel(sigma_w=nearest(values.inverse_sigma_w, ORDERED)) for label, values in found.items()}
+    figure, axes = new_figure(TWO_COLUMNS, 2.4, columns=len(found) + (initial is not None), squeeze=False)
+    for ax, (label, values) in zip(axes[0], quantities.items(), strict=False):
         draw_with_bars(ax, axis, values, statistic)
         ax.set(xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {label}", title=cell_label(here))
-    coldest = dataset.isel({axis: 0})
-    initial = coldest.full_gradient_norm.isel(step_ends=0)
-    initial = initial.where(np.isfinite(initial))
-    draw_with_bars(axes[2], "inverse_sigma_w", initial, statistic)
-    axes[2].set(xlabel=INVERSE_SIGMA, ylabel=f"{statistic} initial {GRADIENT}", title=f"{cell_label(coldest)}, step 0")
+    if initial is not None:
+        ax = axes[0, -1]
+        draw_with_bars(ax, "inverse_sigma_w", initial.where(np.isfinite(initial)), statistic)
+        ax.set(xlabel=INVERSE_SIGMA, ylabel=f"{statistic} {INITIAL}", title=f"{cell_label(coldest)}, step 0")
     figure.suptitle(heading(dataset, *quantities.values()), fontsize=8)
     return figure
 
 
 def heading(dataset: xr.Dataset, *values: xr.DataArray) -> str:
     """The training length, and how many students are missing from what is drawn."""
-    return "; ".join(filter(None, [training_length(dataset), left_out(*values)]))
+    return "; ".join(filter(None, [training_length(dataset), left_out(*values) if values else ""]))

@@ -3,7 +3,8 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from phasejax.analysis.boundaries import SIGMAS
-from phasejax.analysis.run import LEVEL_DYNAMICS, NotRecordedError, grid_axis, layer, require, settings, until
+from phasejax.analysis.run import LEVEL_DYNAMICS, NotRecordedError, each, grid_axis, layer, require, settings, until
 
 ONE_COLUMN, TWO_COLUMNS = 3.375, 7.0
 """Widths of a figure in inches."""
@@ -38,6 +39,8 @@ TRAINING_LOSS = r"training loss $\mathcal{L}$"
 GRADIENT = r"gradient $\|\nabla\mathcal{L}\|$"
 
 Scale = Literal["linear", "log", "signed"]
+Over = Literal["run", "study"]
+Panel = tuple[str, Callable[[xr.Dataset], Any]]
 Look = tuple[str, str]
 """Colour and style of a line."""
 
@@ -58,20 +61,27 @@ class NotDrawable(Exception):
     """A figure that makes no sense for a run; the message says why, as the rest of a sentence after "skipped: "."""
 
 
+class SkippedWarning(UserWarning):
+    """A panel that cannot be drawn, and why."""
+
+
 class Draw(Protocol):
-    """A declared figure: a function of a run, of its records up to `step` if that is given, and of options of its own."""
+    """A declared figure: a function of a run, or a study's tree, up to `step` if that is given, and of its own options."""
 
     __name__: str
     caption: str
     """What it shows, a sentence."""
     number: int | None
     """The paper's, if it is the paper's."""
+    over: Over
 
-    def __call__(self, dataset: xr.Dataset, *, step: int | None = None, **options: Any) -> Any: ...  # noqa: D102
+    def __call__(self, data: Any, *, step: int | None = None, **options: Any) -> Any: ...  # noqa: D102
 
 
-def figure(*, needs: Sequence[str], caption: str, number: int | None = None) -> Callable[[Callable[..., Any]], Draw]:
-    """Declare a figure, above a function from a run's Dataset to a matplotlib Figure, or an animation.
+def figure(
+    *, needs: Sequence[str], caption: str, number: int | None = None, over: Over = "run"
+) -> Callable[[Callable[..., Any]], Draw]:
+    """Declare a figure, above a function of a run's Dataset, or a study's DataTree: a matplotlib Figure or an animation.
 
     The function draws with the style sheet, from runs that have what it needs, and sees the records up to the step asked
     for, with every axis ascending. It raises `NotDrawable` for a run whose experiment does not define what it needs or was
@@ -82,30 +92,67 @@ def figure(*, needs: Sequence[str], caption: str, number: int | None = None) -> 
             paper's plane.
         caption: what it shows, a sentence.
         number: the paper's, if it is the paper's.
+        over: what it is a function of: a run, and of every member of a study in its turn, or a study with all its members.
     """
 
     def decorate(draw: Callable[..., Any]) -> Draw:
         @functools.wraps(draw)
-        def styled(dataset: xr.Dataset, *, step: int | None = None, **options: Any) -> Any:
-            optimizer = settings(dataset)["sgd"]["optimizer"]
-            if "temperature" in needs and optimizer != "sgd":
-                raise NotDrawable(f"the run was trained with {optimizer}, which defines no temperature")
-            if set(needs) & set(LEVEL_DYNAMICS) and layer(dataset).nodes < 2:
-                raise NotDrawable(ONE_LEVEL)
-            try:
-                require(dataset, *needs)
-            except NotRecordedError as reason:
-                raise NotDrawable(str(reason).rstrip(".")) from None
+        def styled(data: Any, *, step: int | None = None, **options: Any) -> Any:
+            seen = _seen(data, needs, step) if over == "run" else each(data, lambda run: _seen(run, needs, step))
             with matplotlib.style.context(STYLE_SHEET):
-                return draw(until(dataset, step), **options)
+                return draw(seen, **options)
 
         own = inspect.signature(draw)
         asked = inspect.Parameter("step", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=int | None)
         first, *others = own.parameters.values()
         signature = own.replace(parameters=[first, asked, *others])
-        return cast(Draw, vars(styled).update(caption=caption, number=number, __signature__=signature) or styled)
+        declared = {"caption": caption, "number": number, "over": over, "__signature__": signature}
+        return cast(Draw, vars(styled).update(declared) or styled)
 
     return decorate
+
+
+def _seen(dataset: xr.Dataset, needs: Sequence[str], step: int | None) -> xr.Dataset:
+    """A run as a figure sees it, if it has what it needs."""
+    drawable(dataset, *needs)
+    return until(dataset, step)
+
+
+def drawable(dataset: xr.Dataset, *needs: str) -> None:
+    """Raise `NotDrawable` if a run does not define what is needed, or was not asked to record it."""
+    optimizer = settings(dataset)["sgd"]["optimizer"]
+    if "temperature" in needs and optimizer != "sgd":
+        raise NotDrawable(f"the run was trained with {optimizer}, which defines no temperature")
+    if set(needs) & set(LEVEL_DYNAMICS) and layer(dataset).nodes < 2:
+        raise NotDrawable(ONE_LEVEL)
+    try:
+        require(dataset, *needs)
+    except NotRecordedError as reason:
+        raise NotDrawable(str(reason).rstrip(".")) from None
+
+
+def panels(dataset: xr.Dataset, wanted: Mapping[str, Panel]) -> dict[str, Any]:
+    """What the panels of a figure show, by their labels; one that cannot be drawn is left out, with a warning that says why.
+
+    Args:
+        dataset: a run.
+        wanted: by label, what a panel needs and a function from the run to what it shows.
+
+    Raises:
+        NotDrawable: none can be drawn.
+    """
+    found, reasons = {}, {}
+    for label, (needs, show) in wanted.items():
+        try:
+            drawable(dataset, *needs.split())
+            found[label] = show(dataset)
+        except NotDrawable as reason:
+            reasons[str(reason)] = None
+    if not found:
+        raise NotDrawable("; ".join(reasons))
+    for reason in reasons:
+        warnings.warn(f"a panel is left out: {reason}", SkippedWarning, stacklevel=3)
+    return found
 
 
 def file_name(draw: Draw) -> str:

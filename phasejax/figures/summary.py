@@ -7,24 +7,22 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
 from phasejax.analysis import boundaries
-from phasejax.analysis.run import activation, layer
+from phasejax.analysis.run import activation, layer, why_not_recorded
 from phasejax.analysis.statistics import Statistic, final, nearest
 from phasejax.figures.boundary import add_legend, draw_line, has_boundary
 from phasejax.figures.density import before_training
 from phasejax.figures.eigenvalue_flow import PHASES, lies_in
-from phasejax.figures.maps import draw_map, growth_rate
+from phasejax.figures.maps import ALIGNMENT_PANEL, MEMORY_PANEL, RATE_PANEL, draw_map
 from phasejax.figures.style import (
-    ALIGNMENT,
     MEASURED_LINE,
-    MEMORY,
     ONE_SIGMA,
     PAPER_LINE,
-    RATE,
     TEST_LOSS,
     TWO_COLUMNS,
-    Scale,
+    Panel,
     figure,
     new_figure,
+    panels,
     power_of_two,
     training_length,
 )
@@ -74,7 +72,7 @@ def meeting(place: float, x: np.ndarray, y: np.ndarray) -> float:
 
 
 @figure(
-    needs=["test_loss", "G_t0", "alignment", "eigenvalues", "feature_density", "sigma_w"],
+    needs=["sigma_w"],
     caption="Summary: loss, memory, alignment and rate with both phase boundaries",
     number=9,
 )
@@ -85,27 +83,27 @@ def phase_diagram(dataset: xr.Dataset, *, reading: str = "drift", statistic: Sta
     jamming line 1/sigma_W = sqrt 2; dotted, where this run's initial features have lost their side peaks. The names of the
     phases stand at the cells of Fig 6. Where no temperature is defined there are neither the first line nor the names.
     """
-    panels: dict[str, tuple[xr.DataArray, Scale]] = {
-        TEST_LOSS: (dataset.test_loss, "log"),
-        MEMORY: (dataset.G_t0, "linear"),
-        ALIGNMENT: (dataset.alignment, "linear"),
-        RATE: (growth_rate(dataset), "linear"),
-    }
+    loss: dict[str, Panel] = {TEST_LOSS: ("test_loss", lambda run: (run.test_loss, "log"))}
+    found = panels(dataset, loss | MEMORY_PANEL | ALIGNMENT_PANEL | RATE_PANEL)
     boundary = []
     if has_boundary(dataset):
         share = boundaries.fraction(dataset.isel(step=[-1]), reading).fraction.isel(step=0)
         lines = boundaries.contours(share, boundaries.SIGMAS[0])
         boundary = [(np.where(x * y > HIDDEN, x, np.nan), y) for x, y in lines]
 
-    figure, axes = new_figure(TWO_COLUMNS, 5.2, 2, 2)
-    for ax, (label, (values, scale)) in zip(axes.flat, panels.items(), strict=True):
+    rows = -(-len(found) // 2)
+    figure, axes = new_figure(TWO_COLUMNS, 0.2 + 2.5 * rows, rows, 2, squeeze=False)
+    for ax, (label, (values, scale)) in zip(axes.flat, found.items(), strict=False):
         draw_map(ax, final(dataset, values), label=f"{statistic} {label}", scale=scale, statistic=statistic)
         for line in boundary:
             draw_line(ax, *line, ONE_SIGMA, f"68 % converged ({reading})")
-        draw_jamming_lines(ax, dataset, boundary)
+        if not why_not_recorded(dataset, "feature_density"):
+            draw_jamming_lines(ax, dataset, boundary)
         ax.label_outer()
     if "temperature" in dataset.coords:
         name_phases(axes[0, 0], dataset)
+    for ax in axes.flat[len(found) :]:
+        ax.set_axis_off()
     add_legend(figure)
     figure.suptitle(training_length(dataset), fontsize=8)
     return figure

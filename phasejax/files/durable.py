@@ -59,8 +59,10 @@ def staged(folder: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=".phasejax-", dir=existing_parent(folder)) as temporary:
             yield Path(temporary)
             make(folder)
-            for file in Path(temporary).iterdir():
-                os.replace(file, folder / file.name)
+            for file in filter(Path.is_file, Path(temporary).rglob("*")):
+                place = folder / file.relative_to(temporary)
+                place.parent.mkdir(exist_ok=True)
+                os.replace(file, place)
     except OSError as error:
         raise StoreError(f"{folder} cannot be written to: {error.strerror or error}.") from None
 

@@ -48,6 +48,11 @@ def has_states(folder: Path) -> bool:
     return bool(states(folder))
 
 
+def begun(out: str | Path) -> bool:
+    """Whether anything of a run is there."""
+    return any(path.exists() for path in paths(out))
+
+
 def slabs_in(folder: Path) -> dict[range, Path]:
     """The slabs of seeds in a run's folder, begun or finished, by the labels of their seeds."""
     found = {}

@@ -1,9 +1,8 @@
 """Opening a run, finished or not, and how far it is."""
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,11 +11,10 @@ from phasejax.analysis.run import RunError, grid_axes, settings
 from phasejax.checks import ExperimentError, refuse
 from phasejax.experiment import Experiment
 from phasejax.files import netcdf
-from phasejax.files.durable import StoreError, owner
-from phasejax.files.layout import has_records, paths, segments, slabs_in, states
+from phasejax.files.durable import StoreError
+from phasejax.files.layout import has_records, paths, segments, slabs_in
 from phasejax.files.netcdf import DamagedError
 from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, refuse_newer
-from phasejax.files.state import read_header
 from phasejax.starts import FromRun
 from phasejax.tasks import same_file
 
@@ -210,49 +208,6 @@ def weights_to_start_from(start: FromRun, experiment: Experiment) -> dict[str, n
             values = chosen.values.reshape(len(labels), -1, *chosen.shape[1 + len(start.along) :])
             found[variable_name.removeprefix("weights")] = values.astype(dtype)
     return found
-
-
-class Progress(NamedTuple):
-    """How far a run, or a slab of one, is."""
-
-    out: Path
-    """The finished file, or the folder."""
-    experiment: Experiment
-    step: int
-    """Of the newest state; 0 before the first."""
-    records: int
-    finished: bool
-    owner: str
-    """The process that is writing; empty if none is."""
-    speed: float
-    """Steps per second when the newest state was written; 0 where it is not known."""
-    written: float
-    """When that was, seconds since 1970."""
-
-
-def progress(out: str | Path) -> Progress:
-    """How far a run is, its slabs aside.
-
-    Raises:
-        StoreError: there is no run there.
-    """
-    folder, file = paths(out)
-    experiment = read_experiment(out)
-    if finished(out, experiment):
-        steps, records = experiment.schedule.steps, netcdf.count(file)
-        return Progress(file, experiment, steps, records, True, "", 0.0, file.stat().st_mtime)
-    step, speed, written = 0, 0.0, 0.0
-    for step_of_state, path in states(folder):
-        # A writer may be deleting it; any other damage is for --resume to find.
-        with contextlib.suppress(OSError, TypeError, ValueError):
-            if header := read_header(path):
-                speed, written, step = float(header["speed"]), path.stat().st_mtime, step_of_state
-                break
-    records = 0
-    for segment in segments(folder):
-        with contextlib.suppress(DamagedError):
-            records += netcdf.count(segment)
-    return Progress(folder, experiment, step, records, False, owner(folder), speed, written)
 
 
 def _records_so_far(folder: Path) -> xr.Dataset:

@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from phasejax.checks import ExperimentError, one_of, part, refuse, sequence, set_fields, text
 from phasejax.experiment import Experiment
-from phasejax.parts import KINDS, frozen, part_of, table_of, written
+from phasejax.parts import KINDS, flat, frozen, part_of, table_of, written
 
 if TYPE_CHECKING:
     import xarray as xr
 
 CLOCKS = ("steps", "epochs", "time")
+ONLY = "base"
+"""Name of the only member of a study that varies nothing."""
 
 
 @part("study")
 class Study:
     """Several experiments made of one, and the clock on which their records fall together.
 
-    Fields are named as in a settings file, `sgd.batch_size`, or whole parts, `network`.
+    Fields are named as in a settings file, `sgd.batch_size`, or whole parts, `network`. A study that varies nothing has one
+    member, its base.
 
     Raises:
         ExperimentError: a field that does not exist, a member that cannot be, or a clock on which they do not fall together.
@@ -40,6 +43,8 @@ class Study:
     """A mapping of fields to the values they take: every combination of them is a member."""
     members: Any = ()
     """A mapping of names of further members to the fields in which they differ from the base."""
+    presets: Any = ()
+    """A mapping of names, of lengths mostly, to the fields of the base that are other there: `at` chooses one."""
     question: str = ""
     """What is asked, in a sentence."""
     clock: str = "steps"
@@ -50,16 +55,30 @@ class Study:
             raise refuse("study.base", self.base, "it must be an Experiment")
         one_of("study.clock", self.clock, CLOCKS)
         vary = {
-            text("study.vary", name): tuple(_value(name, value) for value in sequence(f"study.vary.{name}", values))
-            for name, values in dict(self.vary).items()
+            name: tuple(_value(name, value) for value in sequence(f"study.vary.{name}", values))
+            for name, values in flat(_mapping("vary", self.vary)).items()
         }
-        members = {
-            text("study.members", name): tuple((field, _value(field, value)) for field, value in dict(overrides).items())
-            for name, overrides in dict(self.members).items()
+        named = {
+            table: tuple(
+                (text(f"study.{table}", name), tuple((path, _value(path, value)) for path, value in flat(of).items()))
+                for name, of in ((name, _mapping(name, of)) for name, of in _mapping(table, getattr(self, table)).items())
+            )
+            for table in ("members", "presets")
         }
-        set_fields(self, vary=tuple(vary.items()), members=tuple(members.items()),
-                   question=text("study.question", self.question))  # fmt: skip
-        self.experiments()
+        set_fields(self, vary=tuple(vary.items()), question=text("study.question", self.question), **named)
+        for name, _ in self.presets:
+            self.at(name)
+        if not self.presets:
+            self.experiments()
+
+    def at(self, preset: str) -> "Study":
+        """The study at one of its lengths.
+
+        Raises:
+            ExperimentError: it has no such preset, or what is other there cannot be.
+        """
+        one_of("preset", preset, [name for name, _ in self.presets])
+        return replace(self, base=self.base.changed(dict(dict(self.presets)[preset])), presets=())
 
     def experiments(self) -> dict[str, Experiment]:
         """The members by name, in the order in which they are said."""
@@ -67,9 +86,9 @@ class Study:
         for name, overrides in self._overrides():
             if name in found:
                 raise refuse("study.members", name, "two members have this name")
-            found[name] = changed(self.base, overrides)
+            found[name] = self.base.changed(overrides)
         if not found:
-            raise refuse("study.vary", {}, "there is no member; name a field and its values")
+            return {ONLY: self.base}
         return self._in_step(found) if self.clock != "steps" else found
 
     def _overrides(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -123,69 +142,69 @@ class Study:
         Raises:
             StoreError: the folder holds something else.
         """
-        from phasejax.files.durable import StoreError
-        from phasejax.files.layout import paths
+        from phasejax.files.layout import begun
         from phasejax.simulation import simulate
 
-        folder = Path(folder)
-        described = self.to_toml()
+        for name, experiment in self.keep(folder).items():
+            out = Path(folder) / name
+            simulate(experiment, out, resume=begun(out), **options).close()
+        return open_study(folder)
+
+    def keep(self, folder: str | Path) -> dict[str, Experiment]:
+        """Write down in the folder which study it holds; returns the members.
+
+        Raises:
+            StoreError: it holds another one.
+        """
+        from phasejax.files.durable import StoreError, atomically, make
+
+        folder, described = Path(folder), self.to_toml()
         kept = folder / "study.toml"
         if kept.exists() and kept.read_text("utf-8") != described:
             raise StoreError(f"{folder} holds another study: choose another folder.")
-        folder.mkdir(parents=True, exist_ok=True)
-        kept.write_text(described, "utf-8")
-        for name, experiment in self.experiments().items():
-            begun = any(path.exists() for path in paths(folder / name))
-            simulate(experiment, folder / name, resume=begun, **options).close()
-        return open_study(folder)
+        make(folder)
+        with atomically(kept, folder) as temporary:
+            temporary.write_text(described, "utf-8")
+        return self.experiments()
 
     def to_toml(self) -> str:
         """The study as TOML; `from_toml` gives back an equal one where all its names are known."""
         import tomli_w
 
         tables: dict[str, Any] = {"question": self.question, "clock": self.clock, "base": self.base.to_tables()}
-        tables["vary"] = {name: [_table(name, value) for value in values] for name, values in self.vary}
-        tables["members"] = {
-            name: {field: _table(field, value) for field, value in overrides} for name, overrides in self.members
-        }
-        return tomli_w.dumps(tables)
+        tables["vary"] = {path: [_table(path, value) for value in values] for path, values in self.vary}
+        tables["member"] = [{"name": name} | _overriding(overrides) for name, overrides in self.members]
+        tables["presets"] = {name: _overriding(overrides) for name, overrides in self.presets}
+        return tomli_w.dumps({name: table for name, table in tables.items() if table})
 
     @classmethod
     def from_toml(cls, content: str, source: str = "study") -> "Study":
-        """Read a study from TOML text."""
+        """Read a study from TOML text: question, clock, [base], [vary], [[member]] with a name each, and [presets.NAME]."""
         try:
             tables = tomllib.loads(content)
         except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
             raise ExperimentError(f"{source} is not valid TOML: {error}.") from None
-        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        for name in tables:
-            if name not in names:
-                raise refuse(name, tables[name], f"a study has {', '.join(names)}")
-        for name in ("base", "vary", "members"):
-            if not isinstance(tables.setdefault(name, {}), Mapping):
-                raise refuse(f"study.{name}", tables[name], "it must be a table")
-        return cls(**{**tables, "base": Experiment.from_tables(tables["base"])})
+        known = ("question", "clock", "base", "vary", "member", "presets")
+        for name, value in tables.items():
+            if name not in known:
+                raise refuse(name, value, f"a study has {', '.join(known)}")
+        named = tables.pop("member", [])
+        if not isinstance(named, list) or not all(isinstance(one, Mapping) and "name" in one for one in named):
+            raise refuse("member", named, "write [[member]], with a name each")
+        members: dict[str, Any] = {}
+        for one in named:
+            if text("member.name", one["name"]) in members:
+                raise refuse("member.name", one["name"], "two members have this name")
+            members[one["name"]] = {path: value for path, value in one.items() if path != "name"}
+        base = Experiment.from_tables(_mapping("base", tables.pop("base", {})))
+        return cls(base, members=members, **tables)
 
+    @classmethod
+    def read(cls, path: str | Path) -> "Study":
+        """Read a study from a TOML file."""
+        from phasejax.experiment import content_of
 
-def changed(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
-    """An experiment with other fields, `sgd.batch_size` for instance, or whole parts, `network`.
-
-    Raises:
-        ExperimentError: there is no such field, or the experiment cannot be.
-    """
-    parts: dict[str, dict[str, Any]] = {}
-    whole: dict[str, Any] = {}
-    for path, value in overrides.items():
-        table, _, field = path.partition(".")
-        if table not in [one.name for one in fields(Experiment)]:  # type: ignore[arg-type]
-            raise refuse("study", path, "name a field of an experiment, as sgd.batch_size, or a part of it, as network")
-        if field:
-            parts.setdefault(table, {})[field] = value
-        else:
-            whole[table] = value
-    for table, values in parts.items():
-        whole[table] = replace(whole.get(table, getattr(experiment, table)), **values)
-    return replace(experiment, **whole)
+        return cls.from_toml(content_of(path, "study"), str(path))
 
 
 def open_study(folder: str | Path) -> "xr.DataTree":
@@ -241,10 +260,24 @@ def _word(value: Any) -> str:
     return re.sub(r"[^\w.+=,-]", "_", f"{value:g}" if isinstance(value, float) else str(written(value)))
 
 
+def _mapping(name: str, given: Any) -> dict[Any, Any]:
+    """A table, or what one has become in a study."""
+    if not isinstance(given, Mapping) and not (isinstance(given, tuple) and all(isinstance(one, tuple) for one in given)):
+        raise refuse(f"study.{name}", given, "it must be a table")
+    return dict(given)
+
+
 def _value(path: str, value: Any) -> Any:
     """A field's value as a part has it; a whole part may be given as its table."""
     return part_of(path, dict(value)) if path in KINDS and isinstance(value, Mapping) else frozen(value)
 
 
 def _table(path: str, value: Any) -> Any:
-    return table_of(path, value) if path in KINDS else written(value)
+    """The same for TOML, where a table without `kind` would be some fields of a part."""
+    if path not in KINDS:
+        return written(value)
+    return {"kind": next(iter(KINDS[path])), **table_of(path, value)}
+
+
+def _overriding(overrides: Any) -> dict[str, Any]:
+    return {path: _table(path, value) for path, value in overrides}

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from phasejax.analysis.boundaries import PAPER_JAMMING_LINE, SIGMAS, converged
-from phasejax.analysis.run import layer, require
+from phasejax.analysis.run import grid_axes, layer, require, settings
 from phasejax.analysis.spectrum import level_spacing, marchenko_pastur_edges, rate, trace_ratio
 from phasejax.analysis.statistics import crossings, sound
 from phasejax.claims.judging import (
@@ -24,6 +24,8 @@ from phasejax.claims.judging import (
     log10,
     slope_of,
 )
+from phasejax.claims.nulls import at_start, mirrored, permuted
+from phasejax.experiment import Experiment
 
 # Parts of the plane. A cell asked for must be on the grid; an axis taken whole must reach the paper's ends.
 
@@ -40,6 +42,8 @@ def _on(names: str, temperature: float | None = None, inverse_sigma: float | Non
         needs += variables.split()
 
     def take(dataset: xr.Dataset) -> xr.Dataset:
+        require(dataset, "sigma_w")
+        _same_system(dataset)
         require(dataset, *needs)
         found = {}
         for axis, wanted in (("temperature", temperature), ("inverse_sigma_w", inverse_sigma)):
@@ -57,6 +61,29 @@ def _on(names: str, temperature: float | None = None, inverse_sigma: float | Non
         return xr.Dataset({n: v.astype(float) if v.dtype == bool else sound(part, v) for n, v in values.items()})
 
     return take
+
+
+def _same_system(dataset: xr.Dataset) -> None:
+    """The statements are about one network, trained by plain SGD on 4000 samples."""
+    run, paper = settings(dataset), Experiment().to_tables()
+    if run["sgd"]["optimizer"] != "sgd":
+        raise NotInRunError("The run has no temperature.")
+    numbers = {"temperature", "learning_rate", "sigma_w"}
+    constant = {"momentum", "weight_decay"}
+    samples, beside = paper["task"]["samples"], {"samples": 0, "test_samples": 0}
+    differ = {
+        # A field that a file does not have has its default.
+        "network": {**paper["network"], **run["network"]} != paper["network"],
+        "task": {**paper["task"], **run["task"], **beside} != {**paper["task"], **beside},
+        "number of samples": run["task"].get("kind") is None and run["task"].get("samples", samples) != samples,
+        "start": run.get("start", {}).get("kind", "FromDraw") != "FromDraw",
+        "momentum or weight decay": any(run["grid"].get(name) for name in constant),
+        "batch size": run["sgd"]["batch_size"] != paper["sgd"]["batch_size"],
+        "schedule of the learning rate": bool(run.get("schedule", {}).get("rate")),
+        "plane": set(grid_axes(dataset)) - numbers != set(),
+    }
+    if others := [name for name, other in differ.items() if other]:
+        raise NotInRunError(f"The run has another {' and '.join(others)} than the paper.")
 
 
 def _initial(samples: Take) -> Take:
@@ -229,6 +256,7 @@ CLAIMS: tuple[Claim, ...] = (
         "initial_edge", "Upper edge x_+ of the initial spectrum, both ends of the sigma_W axis", "Sec 4, below Eq 4.2",
         "0.046 at 1/sigma_W = 8; 1.9e5 at 2^-8", 0, _edges(8, 0.046) + _edges(2**-8, 1.9e5),
         "Eq 4.2 is for infinite matrices; for 16 x 32 the mean of the largest eigenvalue lies about a tenth below it",
+        null=permuted("sigma_w"),
     ),
     Claim(
         "initial_gradient", "Gradient at the start: small for strong disorder, a plateau for weak", "Sec 3.2, Fig 4 right",
@@ -237,10 +265,12 @@ CLAIMS: tuple[Claim, ...] = (
             Measure("gradient near 1e-2 / plateau", _start, _small_start, high=10**-_HALF_DECADE),
             Measure("largest / smallest from 1/sigma_W = 1/2 up", _start, _extremes("initial_gradient", 0.5), high=1.5),
         ),
+        null=permuted("sigma_w"),
     ),
     Claim(
         "initial_spread", "Width of the initial spectrum at 1/sigma_W = 8", "Sec 4.1, footnote", "(n2-1) S(0) ~ 0.04", 0,
         (Measure("(n2-1) S(0)", _initial(_on("spread", 2**-5, 8)), lambda x: x.spread, 0.035, 0.045),),
+        null=permuted("sigma_w"),
     ),
     Claim(
         "loss_range", "Range of the mean test loss over the plane", "Sec 3.2, Fig 2", "1e-1 to 1e-7", PAPER_STEPS,
@@ -249,16 +279,18 @@ CLAIMS: tuple[Claim, ...] = (
             Measure("log10 of smallest loss", _on("loss"), lambda x: log10(x.loss.min(_PLANE)), -7.5, -6.5),
         ),
         "losses without the factor 1/2, as in the published map",
+        null=at_start,
     ),
     Claim("loss_jump", "Rapid rise of the loss along T at 1/sigma_W = 8", "Sec 3.2, Fig 4 left", "at T ~ 1", PAPER_STEPS,
-          _jump("loss")),
+          _jump("loss"), null=permuted("temperature")),
     Claim("gradient_jump", "Rapid rise of the gradient along T at 1/sigma_W = 8", "Sec 3.2, Fig 4 centre", "at T ~ 1",
-          PAPER_STEPS, _jump("gradient")),
+          PAPER_STEPS, _jump("gradient"), null=permuted("temperature")),
     Claim(
         "hot_independence", "No dependence on sigma_W at the highest temperature", "Sec 3.2, Fig 3", "lines meet at T = 64",
         PAPER_STEPS,
         tuple(Measure(f"{name}: largest / smallest at T = 64", _on(name, 64), _extremes(name), high=1.5)
               for name in ("loss", "gradient")),
+        null=mirrored("temperature"),
     ),
     Claim(
         "memory", "Memory G(t_f, 0) is kept only in the jammed phase", "Sec 3.2, Fig 5 left",
@@ -269,6 +301,7 @@ CLAIMS: tuple[Claim, ...] = (
             Measure("G, paramagnetic", _on("G_t0"), _over(_paramagnetic, "G_t0"), high=0.1),
         ),
         "G is not normalised, and at small sigma_W it is small from the start; for what is remembered see C",
+        null=at_start,
     ),
     Claim(
         "alignment", "Alignment of features and field is strongest in the ordered phase", "Sec 3.2, Fig 5 right",
@@ -277,6 +310,7 @@ CLAIMS: tuple[Claim, ...] = (
             Measure("ordered - jammed", _on("alignment"), _above("alignment", _ordered, _jammed), low=0.0),
             Measure("ordered - paramagnetic", _on("alignment"), _above("alignment", _ordered, _paramagnetic), low=0.0),
         ),
+        null=at_start,
     ),
     Claim(
         "rate_order", "Rate of the level spacing: smallest jammed, largest paramagnetic", "Sec 4.1, Fig 7",
@@ -285,22 +319,25 @@ CLAIMS: tuple[Claim, ...] = (
             Measure("(ordered - jammed) / paramagnetic", _on("rate"), _rate_step(_jammed, _ordered), low=0.0),
             Measure("(paramagnetic - ordered) / paramagnetic", _on("rate"), _rate_step(_ordered, _paramagnetic), low=0.0),
         ),
+        null=permuted("temperature"),
     ),
     Claim("growth_hottest", "Rate and final width of the spectrum at T = 64, 1/sigma_W = 8", "Sec 4.1, footnote",
-          "2e-4 per epoch; (n2-1) S(t_f) ~ 1e6", PAPER_STEPS, _growth(64)),
+          "2e-4 per epoch; (n2-1) S(t_f) ~ 1e6", PAPER_STEPS, _growth(64), null=at_start),
     Claim("growth_fig6", "The same in the cell of Fig 6 that the footnote cites, T = 4, 1/sigma_W = 8",
-          "Sec 4.1, footnote", "2e-4 per epoch; (n2-1) S(t_f) ~ 1e6", PAPER_STEPS, _growth(4)),
+          "Sec 4.1, footnote", "2e-4 per epoch; (n2-1) S(t_f) ~ 1e6", PAPER_STEPS, _growth(4), null=at_start),
     Claim(
         "spectrum_flow", "Spectrum of the ordered phase flows towards the teacher's (T = 2^-5, 1/sigma_W = 8)",
         "Sec 4, Fig 6 left", "the distribution flows towards the target", PAPER_STEPS,
         (Measure("distance from the teacher's spectrum / that at the start", _on("distance", 2**-5, 8),
                  lambda x: x.distance / x.distance.sel(step=0), high=1.0),),
+        null=at_start,
     ),
     Claim(
         "spectrum_arrival", "... and arrives there by the end", "Sec 3 and 4, Fig 6 left",
         "an equilibrium at the end of training", PAPER_STEPS,
         (Measure("log10 of tr X / tr X of the teacher", _on("trace", 2**-5, 8), _log10("trace"), -_HALF_DECADE,
                  _HALF_DECADE),),
+        null=at_start,
     ),
     Claim(
         "boundary_drift", "68 % line (reading drift): falls with 1/sigma_W and follows the loss of memory",
@@ -312,6 +349,7 @@ CLAIMS: tuple[Claim, ...] = (
             Measure("log10 of T_c / T of the loss's rise at 1/sigma_W = 8", _on("drift loss", None, 8), _boundary_to_loss,
                     -_HALF_DECADE, _HALF_DECADE),
         ),
+        null=permuted("temperature"),
     ),
     Claim(
         "boundary_released", "Full convergence (reading released) only in the ordered corner", "Sec 4.2, Fig 8 centre",
@@ -321,5 +359,6 @@ CLAIMS: tuple[Claim, ...] = (
             Measure("fraction converged, jammed", _on("released"), _over(_jammed, "released"), high=SIGMAS[1]),
             Measure("fraction converged, paramagnetic", _on("released"), _over(_paramagnetic, "released"), high=SIGMAS[1]),
         ),
+        null=permuted("temperature"),
     ),
 )  # fmt: skip

@@ -1,0 +1,53 @@
+"""Runs in which nothing that is claimed can be there: a claim that agrees in one says nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from phasejax.analysis.run import each
+
+
+@dataclass(frozen=True)
+class Null:
+    """A run, or every run of a study, changed so that what is claimed cannot be there."""
+
+    words: str
+    """What was done to it."""
+    change: Callable[[Any], Any]
+
+    def of(self, data: Any) -> Any:
+        """The changed run or tree."""
+        if isinstance(data, xr.DataTree):
+            return each(data, self.change)
+        return self.change(data)
+
+
+def _start(run: xr.Dataset) -> xr.Dataset:
+    return run.isel(step=[0] * run.sizes["step"]).assign_coords(step=run.step)
+
+
+def permuted(axis: str) -> Null:
+    """The cells in another order along an axis, the same for every seed and record."""
+
+    def change(run: xr.Dataset) -> xr.Dataset:
+        order = np.random.default_rng(1).permutation(run.sizes[axis])
+        return _along(run, axis, order)
+
+    return Null(f"cells permuted along {axis}", change)
+
+
+def mirrored(axis: str) -> Null:
+    """The cells in reverse order along an axis."""
+    return Null(f"cells mirrored along {axis}", lambda run: _along(run, axis, np.arange(run.sizes[axis])[::-1]))
+
+
+def _along(run: xr.Dataset, axis: str, order: np.ndarray) -> xr.Dataset:
+    """What was measured, in another order along an axis whose coordinates stay."""
+    coords = {name: of for name, of in run.coords.items() if axis in of.dims}
+    return run.isel({axis: order}).assign_coords(coords)
+
+
+at_start = Null("every record is the one at step 0", _start)

@@ -1,0 +1,1 @@
+"""The paper: its experiment at three lengths, its nine figures and those beside them, its statements."""
