@@ -63,14 +63,18 @@ class Measure:
     low: float = -np.inf
     high: float = np.inf
 
-    def series(self, data: xr.Dataset | xr.DataTree) -> xr.DataArray:
+    def series(self, data: xr.Dataset | xr.DataTree, resamples: int) -> xr.DataArray:
         """(resample, step): m itself at resample 0, then its bootstrap replicates."""
         samples = self.samples(data)
         if samples.sizes["seed"] < 2:
             raise NotInRunError("A single seed has no error.")
-        averages = samples.weighted(bootstrap(samples, _RESAMPLES)).mean("seed")
+        averages = samples.weighted(bootstrap(samples, resamples)).mean("seed")
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.statistic(averages).transpose("resample", "step")
+
+    def agrees(self, value: float) -> bool:
+        """Whether a number lies inside the interval."""
+        return self.low < value < self.high
 
     def interval(self) -> str:
         """The interval in words."""
@@ -172,7 +176,10 @@ def judge(claim: Claim, data: xr.Dataset | xr.DataTree, step: int) -> Verdict:
     """Apply the rule to one claim at a record of a run, or to one over a study at the end of its tree."""
     at = step if claim.steps is None else min(step, claim.steps)
     try:
-        measured = tuple(_measure(m, data, at) for m in claim.measures)
+        if isinstance(data, xr.Dataset):
+            steps = data.step.values
+            data = data.sel(step=(steps == 0) | ((steps >= at / 10) & (steps <= at)))
+        measured = tuple(_measure(m, data) for m in claim.measures)
     except (NotInRunError, NotRecordedError) as missing:
         return Verdict(claim, ABSENT, str(missing), at)
     failing = [m for m in measured if not m.agrees]
@@ -184,16 +191,14 @@ def judge(claim: Claim, data: xr.Dataset | xr.DataTree, step: int) -> Verdict:
         verdict = DIFFERS
     null = ""
     if claim.null:
-        planted = [_measure(m, claim.null.of(data), at) for m in claim.measures]
-        null = AGREES if all(m.agrees for m in planted) else DIFFERS
+        changed = claim.null.of(data)
+        passes = all(m.agrees(float(m.series(changed, 0)[0, -1])) for m in claim.measures)
+        null = AGREES if passes else DIFFERS
     return Verdict(claim, verdict, _reason(claim, verdict, measured, at), at, measured, null)
 
 
-def _measure(measure: Measure, data: xr.Dataset | xr.DataTree, at: int) -> Measured:
-    if isinstance(data, xr.Dataset):
-        steps = data.step.values
-        data = data.sel(step=(steps == 0) | ((steps >= at / 10) & (steps <= at)))
-    m = measure.series(data)
+def _measure(measure: Measure, data: xr.Dataset | xr.DataTree) -> Measured:
+    m = measure.series(data, _RESAMPLES)
     gap: xr.DataArray = xr.apply_ufunc(np.maximum, measure.low - m, m - measure.high)
     slope = trend = (np.nan, np.nan)
     trained = m.step.values > 0

@@ -151,6 +151,10 @@ def save(figure: Figure | FuncAnimation, path: str | Path) -> list[Path]:
             figure.save(path.with_suffix(".gif"), _OneCanvas(fps=3), dpi=150)
             return [path.with_suffix(".gif")]
         files = [path.with_suffix(f".{kind}") for kind in ("pdf", "png")]
-        for file in files:
-            figure.savefig(file)
+        figure.savefig(files[1])
+        # One layout serves both: finding it takes as long as drawing.
+        engine = figure.get_layout_engine()
+        figure.set_layout_engine("none")
+        figure.savefig(files[0])
+        figure.set_layout_engine(engine)
         return files
