@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from phasejax.simulation import Interrupted, simulate
     from phasejax.starts import FromDraw, FromRun, FromTeacher
     from phasejax.state import Advance, Batches, Cells, Clock, Data, State, Student, Task
+    from phasejax.studies.folder import read_study, report
     from phasejax.studies.study import Study
     from phasejax.tasks import Arrays, Digits, Keys, TeacherStudent
 
@@ -62,6 +63,8 @@ _HOMES = {
     "figure": "figures.style",
     "merge": "files.slabs",
     "plane": "figures.maps",
+    "read_study": "studies.folder",
+    "report": "studies.folder",
     "simulate": "simulation",
 }
 _MODULES = ("claims", "figures")
@@ -100,6 +103,8 @@ __all__ = [
     "figures",
     "merge",
     "plane",
+    "read_study",
+    "report",
     "simulate",
 ]
 """What `from phasejax import *` brings; `open` stays Python's own there."""

@@ -213,7 +213,7 @@ def figures(argv: Sequence[str]) -> NoReturn:
         from phasejax.files.reading import load_run
         from phasejax.studies import folder
 
-        out, paper = options.out or Path("figures") / paths(options.run)[0].name, folder.read("paper")
+        out, paper = options.out or Path("figures") / paths(options.run)[0].name, folder.read_study("paper")
         drawn = paper.figures if options.only is None else tuple(chosen(options.only, paper.figures))
         for path in folder.report(load_run(options.run), out, drawn, paper.claims, step=options.at_step,
                                   reading=options.reading):  # fmt: skip
@@ -230,7 +230,7 @@ def study(argv: Sequence[str]) -> NoReturn:
         from phasejax.files.layout import begun
         from phasejax.studies import folder
 
-        found = folder.read(options.study)
+        found = folder.read_study(options.study)
         asked = found.study
         if asked.presets:
             asked = asked.at(options.preset or asked.presets[0][0])
@@ -263,7 +263,7 @@ def _report(name: Path, out: Path, place: Path) -> None:
     with _one_sentence():
         from phasejax.studies import folder, open_study
 
-        study = folder.read(name)
+        study = folder.read_study(name)
         for path in folder.report(open_study(out), place, study.figures, study.claims, study.title):
             print(path)
 

@@ -12,7 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from phasejax.analysis.plane import plane_of
-from phasejax.analysis.run import RunError, layer, require, settings, until
+from phasejax.analysis.run import RunError, layer, members, require, settings, until
 from phasejax.analysis.spectrum import memory, rate, trace_ratio
 from phasejax.analysis.statistics import Statistic, final, left_out, summary
 from phasejax.figures.style import (
@@ -85,7 +85,7 @@ def hatch_missing(ax: Axes, values: xr.DataArray) -> None:
 
 
 def plane(
-    run: xr.Dataset,
+    data: xr.Dataset | xr.DataTree,
     name: str,
     *,
     step: int | None = None,
@@ -93,21 +93,47 @@ def plane(
     scale: Scale = "linear",
     label: str | None = None,
 ) -> Figure:
-    """Map any observable of a run over its two axes, whatever they are.
+    """Map any observable of a run over its two axes, whatever they are; of a study, all members' side by side.
 
     Args:
-        run: a run of two axes, or what is selected of one.
+        data: a run of two axes, or what is selected of one; or the tree of a study of such runs.
         name: of a variable with one number a student; of several trained layers, with or without the number of the last.
         step: the last record to look at; the last there is if None.
         statistic: of the seeds.
-        scale: of the colours; `signed` has zero in the middle.
+        scale: of the colours, which all maps share; `signed` has zero in the middle.
         label: what the map is called; the variable's long name, or its name, if None.
 
     Raises:
-        RunError: there is no such variable, or the run or the variable has other axes than two and its seeds.
+        RunError: there is no such variable, or a run or the variable has other axes than two and its seeds.
     """
+    runs = {member: until(run, step) for member, run in members(data).items()}
+    found = {member: _of_students(run, name) for member, run in runs.items()}
+    drawn = [summary(values, statistic)[0].values for values in found.values()]
+    shown = np.concatenate([values[np.isfinite(values) & ((values > 0) | (scale != "log"))] for values in drawn])
+    limits = (float(shown.min()), float(shown.max())) if shown.size and len(found) > 1 else None
+    label = f"{statistic} {label or _long_name(next(iter(found.values())), name)}"
+    columns = min(len(found), 4)
+    rows = -(-len(found) // columns)
+    with matplotlib.style.context(STYLE_SHEET):
+        size = (ONE_COLUMN, 2.75) if len(found) == 1 else (TWO_COLUMNS, 0.5 + 8 / columns * rows)
+        figure, axes = new_figure(*size, rows, columns, squeeze=False, sharex=len(found) > 1, sharey=len(found) > 1)
+        for ax, (member, values) in zip(axes.flat, found.items(), strict=False):
+            mesh = draw_map(ax, values, label="" if member else label, scale=scale, limits=limits, statistic=statistic)
+            if member:
+                ax.set_title("\n".join(filter(None, [member, ax.get_title()])))
+                ax.label_outer()
+        for ax in axes.flat[len(found) :]:
+            ax.set_axis_off()
+        if len(found) > 1 or next(iter(found)):
+            figure.colorbar(mesh, ax=axes, label=label)
+        lengths = dict.fromkeys(training_length(runs[member], int(values.step)) for member, values in found.items())
+        figure.suptitle(" or ".join(lengths), fontsize=8)
+    return figure
+
+
+def _of_students(run: xr.Dataset, name: str) -> xr.DataArray:
+    """One number of every student at the last record, (two axes, seed)."""
     require(run, name)
-    run = until(run, step)
     axes = plane_of(run)
     values = run[name if name in run else name + layer(run).suffix]
     when = next((str(dim) for dim in values.dims if str(dim).startswith("step")), "step")
@@ -117,13 +143,11 @@ def plane(
                        f"for instance run.isel({', '.join(f'{dim}=0' for dim in own)}).")  # fmt: skip
     if lacking := [dim for dim in (when, *axes, "seed") if dim not in values.dims]:
         raise RunError(f"{name} has no {' and no '.join(lacking)}: a plane shows what every student has at every record.")
-    found = final(run, values.rename({when: "step"}))
-    label = label or str(values.attrs.get("long_name", "")) or name
-    with matplotlib.style.context(STYLE_SHEET):
-        figure, ax = new_figure(ONE_COLUMN, 2.75)
-        draw_map(ax, found, label=f"{statistic} {label}", scale=scale, statistic=statistic)
-        figure.suptitle(training_length(run, int(found.step)), fontsize=8)
-    return figure
+    return final(run, values.rename({when: "step"}))
+
+
+def _long_name(values: xr.DataArray, name: str) -> str:
+    return str(values.attrs.get("long_name", "")) or name
 
 
 def maps(dataset: xr.Dataset, wanted: Mapping[str, Panel], statistic: Statistic) -> Figure:

@@ -43,7 +43,7 @@ class StudyFolder(NamedTuple):
         return self.study.question or self.name
 
 
-def read(name: str | Path) -> StudyFolder:
+def read_study(name: str | Path) -> StudyFolder:
     """A study that comes with the package, by name, or one in a folder.
 
     Raises:
