@@ -120,14 +120,17 @@ def plane(
         for ax, (member, values) in zip(axes.flat, found.items(), strict=False):
             mesh = draw_map(ax, values, label="" if member else label, scale=scale, limits=limits, statistic=statistic)
             if member:
-                ax.set_title("\n".join(filter(None, [member, ax.get_title()])))
+                ax.set_title("\n".join(filter(None, [member.replace("_", " "), ax.get_title()])))
                 ax.label_outer()
         for ax in axes.flat[len(found) :]:
             ax.set_axis_off()
-        if len(found) > 1 or next(iter(found)):
-            figure.colorbar(mesh, ax=axes, label=label)
-        lengths = dict.fromkeys(training_length(runs[member], int(values.step)) for member, values in found.items())
-        figure.suptitle(" or ".join(lengths), fontsize=8)
+        words = " or ".join(
+            dict.fromkeys(training_length(runs[member], int(values.step)) for member, values in found.items())
+        )
+        if next(iter(found)):
+            figure.colorbar(mesh, ax=axes)
+            words = f"{label}\n{words}"
+        figure.suptitle(words, fontsize=8)
     return figure
 
 
