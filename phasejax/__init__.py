@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from phasejax.simulation import Interrupted, simulate
     from phasejax.starts import FromDraw, FromRun, FromTeacher
     from phasejax.state import Advance, Batches, Cells, Clock, Data, State, Student, Task
+    from phasejax.studies.reference import reference
     from phasejax.studies.study import Study
     from phasejax.tasks import Arrays, Digits, Keys, TeacherStudent
 
@@ -62,6 +63,7 @@ _HOMES = {
     "figure": "figures.style",
     "merge": "files.slabs",
     "plane": "figures.maps",
+    "reference": "studies.reference",
     "simulate": "simulation",
 }
 _MODULES = ("claims", "figures")
@@ -100,6 +102,7 @@ __all__ = [
     "figures",
     "merge",
     "plane",
+    "reference",
     "simulate",
 ]
 """What `from phasejax import *` brings; `open` stays Python's own there."""

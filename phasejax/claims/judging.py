@@ -21,9 +21,9 @@ from typing import TypeAlias
 import numpy as np
 import xarray as xr
 
-from phasejax.analysis.run import NotRecordedError, grid_axes, settings
+from phasejax.analysis.phases import other_than_the_paper
+from phasejax.analysis.run import NotRecordedError
 from phasejax.analysis.statistics import bootstrap
-from phasejax.experiment import Experiment
 
 AGREES, DIFFERS, LONGER, ABSENT = "agrees", "differs", "needs longer training", "not in this run"
 VERDICTS = (AGREES, DIFFERS, LONGER, ABSENT)
@@ -155,7 +155,8 @@ def judge(claim: Claim, dataset: xr.Dataset, step: int) -> Verdict:
     at = min(step, claim.steps)
     steps = dataset.step.values
     try:
-        _same_system(dataset)
+        if other := other_than_the_paper(dataset):
+            raise NotInRunError(other)
         decade = dataset.sel(step=(steps == 0) | ((steps >= at / 10) & (steps <= at)))
         measured = tuple(_measure(m, decade) for m in claim.measures)
     except (NotInRunError, NotRecordedError) as missing:
@@ -208,29 +209,6 @@ def _reason(claim: Claim, verdict: str, measured: tuple[Measured, ...], step: in
             onward = f"changes by {m.slope:+.2g} per decade, with {decades:.2g} decades to the paper's length"
             parts.append(f"'{m.name}' agrees at this length but {onward}")
     return "; ".join([*parts, claim.remark] if claim.remark else parts)
-
-
-def _same_system(dataset: xr.Dataset) -> None:
-    """The statements are about one network, trained by plain SGD on 4000 samples."""
-    run, paper = settings(dataset), Experiment().to_tables()
-    if run["sgd"]["optimizer"] != "sgd":
-        raise NotInRunError("The run has no temperature.")
-    numbers = {"temperature", "learning_rate", "sigma_w"}
-    constant = {"momentum", "weight_decay"}
-    samples, beside = paper["task"]["samples"], {"samples": 0, "test_samples": 0}
-    differ = {
-        # A field that a file does not have has its default.
-        "network": {**paper["network"], **run["network"]} != paper["network"],
-        "task": {**paper["task"], **run["task"], **beside} != {**paper["task"], **beside},
-        "number of samples": run["task"].get("kind") is None and run["task"].get("samples", samples) != samples,
-        "start": run.get("start", {}).get("kind", "FromDraw") != "FromDraw",
-        "momentum or weight decay": any(run["grid"].get(name) for name in constant),
-        "batch size": run["sgd"]["batch_size"] != paper["sgd"]["batch_size"],
-        "schedule of the learning rate": bool(run.get("schedule", {}).get("rate")),
-        "plane": set(grid_axes(dataset)) - numbers != set(),
-    }
-    if others := [name for name, other in differ.items() if other]:
-        raise NotInRunError(f"The run has another {' and '.join(others)} than the paper.")
 
 
 def log10(x: xr.DataArray) -> xr.DataArray:

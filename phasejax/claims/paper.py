@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from phasejax.analysis.boundaries import PAPER_JAMMING_LINE, SIGMAS, converged
+from phasejax.analysis.boundaries import SIGMAS, converged
+from phasejax.analysis.phases import jammed as _jammed
+from phasejax.analysis.phases import ordered as _ordered
+from phasejax.analysis.phases import paramagnetic as _paramagnetic
 from phasejax.analysis.run import layer, require
 from phasejax.analysis.spectrum import level_spacing, marchenko_pastur_edges, rate, trace_ratio
 from phasejax.analysis.statistics import crossings, sound
@@ -97,22 +100,6 @@ _DERIVED: dict[str, tuple[str, Callable[[xr.Dataset], xr.DataArray]]] = {
     "drift": ("restoring V_S", lambda d: converged(d, "drift")),
     "released": ("restoring V_S", lambda d: converged(d, "released")),
 }
-
-
-# Phases, split by the paper's own lines: 1/sigma_W = sqrt 2, and T ~ 1 with what is next to it left out: Sec 3.2 puts the
-# ordered phase at T ~ 1e-1, and Fig 6 takes T = 4 for the paramagnetic one.
-
-
-def _ordered(x: xr.Dataset) -> xr.DataArray:
-    return (x.temperature <= 2**-3) & (x.inverse_sigma_w > PAPER_JAMMING_LINE)
-
-
-def _jammed(x: xr.Dataset) -> xr.DataArray:
-    return (x.temperature <= 2**-3) & (x.inverse_sigma_w < PAPER_JAMMING_LINE)
-
-
-def _paramagnetic(x: xr.Dataset) -> xr.DataArray:
-    return (x.temperature >= 4) & (x.inverse_sigma_w > PAPER_JAMMING_LINE)
 
 
 _HALF_DECADE = 0.5

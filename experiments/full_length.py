@@ -1,0 +1,221 @@
+"""The paper at its own length: the reference that ships with the package, and its figures beside those at desk length.
+
+    python -m phasejax run --preset paper --grid.seeds 16 --shard 0/8 --out runs/full      # and 1/8 ... 7/8
+    python -m experiments.full_length add runs/full/seeds-0-1.nc                           # whenever a slab is finished
+    python -m experiments.full_length draw --full runs/full/seeds-*.nc --desk runs/desk.nc # docs/images/full_length/
+
+`add` makes phasejax/studies/paper/full_length.nc, or adds to it the seeds that it does not have; the files of those that it
+has are no longer needed. Every scalar is kept of every seed, as 16-bit whole numbers with a scale and an offset that do not
+depend on the data, so that errors keep the covariance of seeds and adding seeds changes nothing of those that are there. Of
+the eigenvalues a mean over the seeds is kept and its standard error, which with the number of seeds are all that more seeds
+need.
+"""
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+import tomli_w
+import xarray as xr
+from PIL import Image
+
+from phasejax import ExperimentError, RunError, StoreError, figures
+from phasejax.analysis import boundaries
+from phasejax.analysis.run import until
+from phasejax.analysis.spectrum import level_spacing
+from phasejax.analysis.statistics import sound
+from phasejax.files.durable import atomically
+from phasejax.files.reading import load_run
+from phasejax.files.schema import FORMAT_VERSION
+from phasejax.figures.style import file_name
+
+REFERENCE = Path("phasejax/studies/paper/full_length.nc")
+PICTURES = Path("docs/images/full_length")
+
+LOGARITHMS = ("test_loss", "train_loss", "gradient_norm", "full_gradient_norm", "level_spacing")
+"""Kept as log10, from 1e-12 to 1e8, to 0.04 %. What is less stands at the end."""
+CORRELATIONS = ("G_t0", "G_00", "G_tt", "alignment", "feature_overlap", "teacher_overlap")
+"""Between -1 and 1, kept to 1.5e-5."""
+ANSWERS = ("converged", "negative_K_S", "negative_V_S")
+"""Of the criterion, in all readings."""
+LEFT_OUT = ("eigenvalues", "K_S", "V_S", "D_S", "restoring", "weights", "feature_density")
+
+_SAME = ("phasejax_version", "identity", "engine", "precision", "matmul_precision", "versions")
+"""Attributes in which slabs must agree to be one run, as where slabs are merged."""
+_ENDS = (-12.0, 8.0)
+_WHOLE = {"dtype": "int16", "_FillValue": np.int16(-(2**15))}
+_SQUEEZED = {"zlib": True, "complevel": 9, "shuffle": True}
+
+
+def reduced(run: xr.Dataset) -> xr.Dataset:
+    """What is kept of a run, or of some of its seeds."""
+    spacing = level_spacing(run)
+    kept = {name: sound(run, run[name]) for name in (*LOGARITHMS[:3], *CORRELATIONS)}
+    kept |= {"level_spacing": sound(run, spacing), "full_gradient_norm": run.full_gradient_norm}
+    kept |= {name: kept[name].assign_attrs(run[name].attrs) for name in kept if name in run}
+    kept["level_spacing"].attrs = spacing.attrs
+    readings = [boundaries.converged(run, str(reading)) for reading in run.reading.values]
+    kept["converged"] = xr.concat(readings, run.reading).transpose(*run.V_S.dims)
+    kept["converged"].attrs = {"long_name": "whether the student satisfies the criterion", "paper_equation": "4.15"}
+    for name in ("K_S", "V_S"):
+        kept[f"negative_{name}"] = (run[name] < 0).assign_attrs(long_name=f"whether {name} is negative")
+    levels = sound(run, run.eigenvalues)
+    with np.errstate(invalid="ignore"):
+        error = levels.std("seed", ddof=1) / np.sqrt(levels.count("seed"))
+    kept["eigenvalues_mean"] = levels.mean("seed").assign_attrs(run.eigenvalues.attrs, cell_methods="seed: mean")
+    kept["eigenvalues_error"] = error.assign_attrs(long_name="standard error of eigenvalues_mean")
+    kept |= {name: run[name] for name in ("diverged_step", "target_eigenvalues")}
+    return xr.Dataset(kept, attrs=run.attrs).drop_vars(["step_decades", "feature"], errors="ignore")
+
+
+def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Reductions of different seeds as the reduction of all of them.
+
+    Raises:
+        RunError: they are not of one run.
+    """
+    first, *others = parts
+    for part in others:
+        for name in (*_SAME, "run"):
+            one, other = (_run(of) if name == "run" else of.attrs.get(name) for of in (first, part))
+            if one != other:
+                raise RunError(f"Seeds {_labels(first)} and {_labels(part)} are not of one run: their {name} differs.")
+        if not first.step.equals(part.step):
+            raise RunError(f"Seeds {_labels(first)} and {_labels(part)} have other records.")
+    by_seed = [name for name, variable in first.data_vars.items() if "seed" in variable.dims]
+    whole = xr.concat([part[by_seed] for part in parts], "seed", coords="minimal", compat="override").sortby("seed")
+    mean, error, count = _moments(first)
+    for part in others:
+        more_mean, more_error, more = _moments(part)
+        both = count + more
+        # Sums of squares about the mean add up, with the distance of the means (Chan, Golub, LeVeque 1983).
+        squares = sum(e**2 * n * (n - 1) for e, n in ((error, count), (more_error, more)))
+        squares = squares + (more_mean - mean) ** 2 * count * more / both
+        mean, count = mean + (more_mean - mean) * more / both, both
+        error = np.sqrt(squares / (count * (count - 1)))
+    for name, values in (("eigenvalues_mean", mean), ("eigenvalues_error", error)):
+        whole[name] = values.transpose(*first[name].dims).assign_attrs(first[name].attrs)
+    return whole.assign_attrs(_attributes(parts, whole.seed.values))
+
+
+def _moments(part: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Mean, its standard error, and how many students they are of; 0 where none or one has no number."""
+    mean, error = (part[f"eigenvalues_{name}"].astype(float).fillna(0) for name in ("mean", "error"))
+    return mean, error, part.level_spacing.count("seed")
+
+
+def _labels(part: xr.Dataset) -> str:
+    return ", ".join(map(str, part.seed.values))
+
+
+def _run(part: xr.Dataset) -> dict[str, Any]:
+    """The experiment without its seeds."""
+    tables = tomllib.loads(part.attrs["experiment"])
+    return tables | {"grid": {k: v for k, v in tables["grid"].items() if k not in ("seeds", "first_seed")}}
+
+
+def _attributes(parts: Sequence[xr.Dataset], labels: np.ndarray) -> dict[str, str]:
+    """Those of the runs, each said once; the experiment has the seeds from the first to the last."""
+    kept = {name: "\n".join(dict.fromkeys(str(part.attrs[name]) for part in parts if name in part.attrs))
+            for name in parts[0].attrs if name not in ("command_line", "coordinates", "format_version")}  # fmt: skip
+    tables = tomllib.loads(parts[0].attrs["experiment"])
+    tables["grid"] |= {"first_seed": int(labels.min()), "seeds": int(labels.max() - labels.min()) + 1}
+    left_out = "; ".join(f"{name} is not recorded: a reference keeps what is made of it" for name in LEFT_OUT)
+    made = {"experiment": tomli_w.dumps(tables), "not_recorded": left_out, "title": "The paper at its own length"}
+    version = {"format_version": parts[0].attrs["format_version"]} if "format_version" in parts[0].attrs else {}
+    return kept | made | version | {"created": max(part.attrs["created"] for part in parts)}
+
+
+def write(reference: xr.Dataset, file: Path) -> None:
+    """Write a reference, whole or not at all."""
+    low, high = _ENDS
+    encoding: dict[str, dict[str, Any]] = {}
+    for name in LOGARITHMS:
+        with np.errstate(divide="ignore"):
+            logarithm = np.log10(reference[name]).clip(low, high).assign_attrs(reference[name].attrs)
+        reference = reference.drop_vars(name).assign({f"log10_{name}": logarithm})
+        packed = {"scale_factor": (high - low) / (2**16 - 2), "add_offset": (low + high) / 2}
+        encoding[f"log10_{name}"] = _WHOLE | packed | _SQUEEZED
+    encoding |= {name: _WHOLE | {"scale_factor": 1 / (2**15 - 1), "add_offset": 0.0} | _SQUEEZED for name in CORRELATIONS}
+    encoding |= {name: _SQUEEZED for name in ANSWERS}
+    encoding |= {f"eigenvalues_{name}": {"dtype": "float32"} | _SQUEEZED for name in ("mean", "error")}
+    encoding["diverged_step"] = {"dtype": "int32"} | _SQUEEZED
+    for variable in reference.variables.values():
+        variable.encoding = {}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomically(file, file.parent) as temporary:
+        reference.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
+
+
+def add(slabs: Sequence[Path], file: Path = REFERENCE) -> xr.Dataset:
+    """Make a reference, or add to it the seeds that it does not have.
+
+    Returns:
+        The reference.
+    """
+    parts = [load_run(file)] if file.exists() else []
+    there = set(parts[0].seed.values.tolist()) if parts else set()
+    for slab in slabs:
+        run = until(load_run(slab), None)
+        new = [label for label in run.seed.values.tolist() if label not in there]
+        there |= set(new)
+        if new:
+            parts.append(reduced(run.sel(seed=new)))
+    if len(parts) > file.exists():
+        write(joined(parts), file)
+    return load_run(file)
+
+
+def draw(full: Sequence[Path], desk: Path, folder: Path = PICTURES) -> list[Path]:
+    """The paper's figures at both lengths as small PNGs, `fig2-desk.png` and `fig2-full.png`."""
+    runs = {"desk": load_run(desk), "full": together([load_run(slab) for slab in full])}
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for length, run in runs.items():
+        asked = [one for one in figures.FIGURES if one.number] + [figures.training_needed] * (length == "full")
+        for one in asked:
+            options = {"reading": "released"} if one.number == 8 else {}
+            written.append(folder / f"{file_name(one)}-{length}.png")
+            with matplotlib.style.context(figures.STYLE_SHEET):
+                one(run, **options).savefig(written[-1], dpi=130)
+            # A palette takes a third of the room.
+            Image.open(written[-1]).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(written[-1], optimize=True)
+    return written
+
+
+def together(runs: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Slabs of one run as one, in memory."""
+    return xr.concat(runs, "seed", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Add to the reference, or draw."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.full_length", allow_abbrev=False,
+                                     description="The paper at its own length: a reference, and figures.")  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True)
+    adding = commands.add_parser("add", help="make the reference of finished slabs, or add to it")
+    adding.add_argument("slabs", nargs="+", type=Path)
+    drawing = commands.add_parser("draw", help="draw the paper's figures at both lengths")
+    drawing.add_argument("--full", nargs="+", type=Path, required=True)
+    drawing.add_argument("--desk", type=Path, required=True)
+    options = parser.parse_args(argv)
+    try:
+        if options.command == "add":
+            made = add(options.slabs)
+            size = REFERENCE.stat().st_size / 1e6
+            print(f"{REFERENCE}: seeds {_labels(made)}, {made.sizes['step']} records, {size:.2f} MB.")
+        else:
+            for path in draw(options.full, options.desk):
+                print(path)
+    except (ExperimentError, RunError, StoreError) as refusal:
+        print(refusal, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The paper: its own length, `full_length.nc`."""
