@@ -22,17 +22,17 @@ import matplotlib.style
 import numpy as np
 import tomli_w
 import xarray as xr
+from matplotlib.figure import Figure
 from PIL import Image
 
 from phasejax import ExperimentError, RunError, StoreError, figures
 from phasejax.analysis import boundaries
 from phasejax.analysis.run import until
 from phasejax.analysis.spectrum import level_spacing
-from phasejax.analysis.statistics import sound
+from phasejax.analysis.statistics import log10, sound
+from phasejax.figures.style import file_name
 from phasejax.files.durable import atomically
 from phasejax.files.reading import load_run
-from phasejax.files.schema import FORMAT_VERSION
-from phasejax.figures.style import file_name
 
 REFERENCE = Path("phasejax/studies/paper/full_length.nc")
 PICTURES = Path("docs/images/full_length")
@@ -60,7 +60,7 @@ def reduced(run: xr.Dataset) -> xr.Dataset:
     kept |= {name: kept[name].assign_attrs(run[name].attrs) for name in kept if name in run}
     kept["level_spacing"].attrs = spacing.attrs
     readings = [boundaries.converged(run, str(reading)) for reading in run.reading.values]
-    kept["converged"] = xr.concat(readings, run.reading).transpose(*run.V_S.dims)
+    kept["converged"] = xr.concat(readings, run.reading)
     kept["converged"].attrs = {"long_name": "whether the student satisfies the criterion", "paper_equation": "4.15"}
     for name in ("K_S", "V_S"):
         kept[f"negative_{name}"] = (run[name] < 0).assign_attrs(long_name=f"whether {name} is negative")
@@ -70,7 +70,7 @@ def reduced(run: xr.Dataset) -> xr.Dataset:
     kept["eigenvalues_mean"] = levels.mean("seed").assign_attrs(run.eigenvalues.attrs, cell_methods="seed: mean")
     kept["eigenvalues_error"] = error.assign_attrs(long_name="standard error of eigenvalues_mean")
     kept |= {name: run[name] for name in ("diverged_step", "target_eigenvalues")}
-    return xr.Dataset(kept, attrs=run.attrs).drop_vars(["step_decades", "feature"], errors="ignore")
+    return xr.Dataset(kept, attrs=run.attrs).transpose(..., "reading")
 
 
 def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -89,24 +89,24 @@ def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
             raise RunError(f"Seeds {_labels(first)} and {_labels(part)} have other records.")
     by_seed = [name for name, variable in first.data_vars.items() if "seed" in variable.dims]
     whole = xr.concat([part[by_seed] for part in parts], "seed", coords="minimal", compat="override").sortby("seed")
-    mean, error, count = _moments(first)
+    mean, squares, count = _moments(first)
     for part in others:
-        more_mean, more_error, more = _moments(part)
-        both = count + more
+        more_mean, more_squares, more = _moments(part)
+        share = more / (count + more).clip(min=1)
         # Sums of squares about the mean add up, with the distance of the means (Chan, Golub, LeVeque 1983).
-        squares = sum(e**2 * n * (n - 1) for e, n in ((error, count), (more_error, more)))
-        squares = squares + (more_mean - mean) ** 2 * count * more / both
-        mean, count = mean + (more_mean - mean) * more / both, both
-        error = np.sqrt(squares / (count * (count - 1)))
-    for name, values in (("eigenvalues_mean", mean), ("eigenvalues_error", error)):
+        squares = squares + more_squares + (more_mean - mean) ** 2 * count * share
+        mean, count = mean + (more_mean - mean) * share, count + more
+    error = (squares / (count * (count - 1)).where(count > 1)) ** 0.5
+    for name, values in (("eigenvalues_mean", mean.where(count > 0)), ("eigenvalues_error", error)):
         whole[name] = values.transpose(*first[name].dims).assign_attrs(first[name].attrs)
     return whole.assign_attrs(_attributes(parts, whole.seed.values))
 
 
 def _moments(part: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
-    """Mean, its standard error, and how many students they are of; 0 where none or one has no number."""
+    """Mean of the eigenvalues, sum of squares about it, and how many students they are of."""
     mean, error = (part[f"eigenvalues_{name}"].astype(float).fillna(0) for name in ("mean", "error"))
-    return mean, error, part.level_spacing.count("seed")
+    count = part.level_spacing.count("seed")
+    return mean, error**2 * count * (count - 1), count
 
 
 def _labels(part: xr.Dataset) -> str:
@@ -136,13 +136,12 @@ def write(reference: xr.Dataset, file: Path) -> None:
     low, high = _ENDS
     encoding: dict[str, dict[str, Any]] = {}
     for name in LOGARITHMS:
-        with np.errstate(divide="ignore"):
-            logarithm = np.log10(reference[name]).clip(low, high).assign_attrs(reference[name].attrs)
+        logarithm = log10(reference[name].clip(10.0**low, 10.0**high)).assign_attrs(reference[name].attrs)
         reference = reference.drop_vars(name).assign({f"log10_{name}": logarithm})
         packed = {"scale_factor": (high - low) / (2**16 - 2), "add_offset": (low + high) / 2}
         encoding[f"log10_{name}"] = _WHOLE | packed | _SQUEEZED
     encoding |= {name: _WHOLE | {"scale_factor": 1 / (2**15 - 1), "add_offset": 0.0} | _SQUEEZED for name in CORRELATIONS}
-    encoding |= {name: _SQUEEZED for name in ANSWERS}
+    encoding |= dict.fromkeys(ANSWERS, _SQUEEZED)
     encoding |= {f"eigenvalues_{name}": {"dtype": "float32"} | _SQUEEZED for name in ("mean", "error")}
     encoding["diverged_step"] = {"dtype": "int32"} | _SQUEEZED
     for variable in reference.variables.values():
@@ -172,20 +171,26 @@ def add(slabs: Sequence[Path], file: Path = REFERENCE) -> xr.Dataset:
 
 
 def draw(full: Sequence[Path], desk: Path, folder: Path = PICTURES) -> list[Path]:
-    """The paper's figures at both lengths as small PNGs, `fig2-desk.png` and `fig2-full.png`."""
+    """The paper's figures at both lengths as small PNGs, `fig2-desk.png` and `fig2-full.png`; Fig 8 in two readings."""
     runs = {"desk": load_run(desk), "full": together([load_run(slab) for slab in full])}
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for length, run in runs.items():
-        asked = [one for one in figures.FIGURES if one.number] + [figures.training_needed] * (length == "full")
-        for one in asked:
-            options = {"reading": "released"} if one.number == 8 else {}
-            written.append(folder / f"{file_name(one)}-{length}.png")
-            with matplotlib.style.context(figures.STYLE_SHEET):
-                one(run, **options).savefig(written[-1], dpi=130)
-            # A palette takes a third of the room.
-            Image.open(written[-1]).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(written[-1], optimize=True)
+        for one in [*(one for one in figures.FIGURES if one.number), figures.training_needed]:
+            readings = ("released", "drift") if one.number == 8 else ("",)
+            for reading in readings:
+                options: dict[str, Any] = {"reading": reading} if reading else {}
+                name = "-".join(filter(None, [file_name(one), reading, length]))
+                written.append(folder / f"{name}.png")
+                _save(one(run, **options), written[-1])
     return written
+
+
+def _save(figure: Figure, file: Path) -> None:
+    with matplotlib.style.context(figures.STYLE_SHEET):
+        figure.savefig(file, dpi=130)
+    # A palette takes a third of the room.
+    Image.open(file).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def together(runs: Sequence[xr.Dataset]) -> xr.Dataset:

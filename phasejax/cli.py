@@ -1,4 +1,4 @@
-"""The command line: `phasejax run | status | merge | figures`; the options of `run` are an experiment's settings.
+"""The command line: `phasejax run | status | merge | figures | compare`; the options of `run` are an experiment's settings.
 
 Refusals are one sentence on standard error and exit code 2. Neither jax nor xarray is imported before it is needed.
 """
@@ -88,13 +88,24 @@ class Figures:
     """Folder for the figures; figures/ and the run's name by default."""
 
 
+@dataclass(frozen=True)
+class Compare:
+    """Compare a run with the paper's at its own length, phase by phase, as a table and a picture."""
+
+    run: tyro.conf.Positional[Path]
+    """The file, runs/mine.nc, or the folder of a run that is still being written."""
+    out: Path | None = None
+    """Folder for the picture; figures/ and the run's name by default."""
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and leave with its exit code.
 
     0 is done, 2 refused, 124 stopped at the time limit, 130 or 143 interrupted by SIGINT or SIGTERM.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    commands = {"run": (run, Run), "status": (status, Status), "merge": (merge, Merge), "figures": (figures, Figures)}
+    commands = {"run": (run, Run), "status": (status, Status), "merge": (merge, Merge), "figures": (figures, Figures),
+                "compare": (compare, Compare)}  # fmt: skip
     with _one_sentence():
         asked = given[0] if given else ""
         if asked in commands:
@@ -190,6 +201,24 @@ def figures(argv: Sequence[str]) -> NoReturn:
             written = [*drawn, *claims.write(verdicts, dataset, folder), index]
         for path in written:
             print(out / path.name)
+    sys.exit(0)
+
+
+def compare(argv: Sequence[str]) -> NoReturn:
+    """The command `compare`: a run beside the reference. Arguments as on the command line."""
+    with _one_sentence():
+        options = parse(Compare, argv, "compare")
+        from phasejax.analysis import comparison
+        from phasejax.figures import save
+        from phasejax.figures.comparison import deviations, table
+        from phasejax.files.layout import paths
+        from phasejax.files.reading import load_run
+        from phasejax.studies.reference import reference
+
+        found = comparison.compare(load_run(options.run), reference("paper"))
+        print(table(found))
+        for path in save(deviations(found), (options.out or Path("figures") / paths(options.run)[0].name) / "compare"):
+            print(path)
     sys.exit(0)
 
 

@@ -14,7 +14,7 @@ from phasejax.analysis.phases import ordered as _ordered
 from phasejax.analysis.phases import paramagnetic as _paramagnetic
 from phasejax.analysis.run import layer, require
 from phasejax.analysis.spectrum import level_spacing, marchenko_pastur_edges, rate, trace_ratio
-from phasejax.analysis.statistics import crossings, sound
+from phasejax.analysis.statistics import crossings, log10, sound
 from phasejax.claims.judging import (
     PAPER_STEPS,
     Averages,
@@ -24,7 +24,6 @@ from phasejax.claims.judging import (
     Phase,
     Statistic,
     Take,
-    log10,
     slope_of,
 )
 
