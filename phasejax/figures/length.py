@@ -92,8 +92,10 @@ _JAMMING_LINES = {
 )
 def training_needed(dataset: xr.Dataset, *, reading: str = "drift") -> Figure:
     """How much training the diagram needs: T_c, jamming line, and the lowest loss with its cell, against t from 10 on."""
-    if int(dataset.step[-1]) < 20:
-        raise NotDrawable("it has fewer than 20 steps, and the figure starts at 10")
+    if min(dataset.sizes["temperature"], dataset.sizes["sigma_w"]) < 2:
+        raise NotDrawable("a line between cells needs two of them along either axis")
+    if int(dataset.step[-1]) < 10:
+        raise NotDrawable("it starts at 10 steps")
     found = against_training(dataset, reading, has_boundary(dataset))
     found = found.isel(step=np.flatnonzero(found.step >= 10))
     column = dataset.isel(sigma_w=nearest(dataset.inverse_sigma_w, SLICE_INVERSE_SIGMA))
