@@ -3,6 +3,7 @@
     python -m phasejax run --preset paper --grid.seeds 16 --shard 0/8 --out runs/full      # and 1/8 ... 7/8
     python -m experiments.full_length add runs/full/seeds-0-1.nc                           # whenever a slab is finished
     python -m experiments.full_length draw --full runs/full/seeds-*.nc --desk runs/desk.nc # docs/images/full_length/
+    python -m experiments.full_length numbers --desk runs/desk.nc                          # the table of docs/full_length.md
 
 `add` makes phasejax/studies/paper/full_length.nc, or adds to it the seeds that it does not have; the files of those that it
 has are no longer needed. Every scalar is kept of every seed, as 16-bit whole numbers with a scale and an offset that do not
@@ -27,15 +28,20 @@ from PIL import Image
 
 from phasejax import ExperimentError, RunError, StoreError, figures
 from phasejax.analysis import boundaries
+from phasejax.analysis.comparison import in_phase
+from phasejax.analysis.length import against_training
+from phasejax.analysis.phases import PHASES
 from phasejax.analysis.run import until
 from phasejax.analysis.spectrum import level_spacing
-from phasejax.analysis.statistics import log10, sound
+from phasejax.analysis.statistics import log10, sound, summary
+from phasejax.claims.writing import symbols
 from phasejax.figures.style import file_name
 from phasejax.files.durable import atomically
 from phasejax.files.reading import load_run
 
 REFERENCE = Path("phasejax/studies/paper/full_length.nc")
-PICTURES = Path("docs/images/full_length")
+PAGE, PICTURES = Path("docs/full_length.md"), Path("docs/images/full_length")
+_MARKS = ("<!-- numbers -->", "<!-- end of numbers -->")
 
 LOGARITHMS = ("test_loss", "train_loss", "gradient_norm", "full_gradient_norm", "level_spacing")
 """Kept as log10, from 1e-12 to 1e8, to 0.04 %. What is less stands at the end."""
@@ -198,6 +204,74 @@ def together(runs: Sequence[xr.Dataset]) -> xr.Dataset:
     return xr.concat(runs, "seed", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override")
 
 
+def numbers(run: xr.Dataset) -> xr.Dataset:
+    """What the page says of a run or a reference in numbers, each (bound, step): centre, low and high."""
+    lines = against_training(run)
+    found = {
+        "lowest mean test loss": lines.lowest_loss,
+        "its T": lines.lowest_T.sel(bound="centre"),
+        "its 1/sigma_W": lines.lowest_inverse_sigma_w.sel(bound="centre"),
+        "T_c (68 %, drift) at 1/sigma_W = 8": lines.T_c,
+        "sigma_W where G = 1/2, T = 2^-3": 1 / lines.memory_line,
+        "sigma_W where log loss is halfway, T = 2^-3": 1 / lines.halfway_line,
+    }
+    for name in _IN_PHASES:
+        found |= {f"{name}, {phase}": _with_error(in_phase(run, name, phase)) for phase in PHASES}
+    for temperature in (4.0, 64.0):
+        cell = run.sel(temperature=temperature, sigma_w=1 / 8)
+        width = log10(level_spacing(cell) * (run.sizes["level"] - 1))
+        found[f"log10 (n2 - 1)S, T = {temperature:g}, 1/sigma_W = 8"] = _with_error(width)
+    trained = {name: of.sel(step=lines.step).reset_coords(drop=True) for name, of in found.items()}
+    return xr.Dataset(trained).sortby("step")
+
+
+_IN_PHASES = ("log10 test loss", "log10 gradient", "memory G(t,0)", "alignment")
+_DECADES = [10**3, 10**4, 10**5, 10**6, 10**7, 10**8]
+
+
+def _with_error(values: xr.DataArray) -> xr.DataArray:
+    """Mean over the seeds with its standard error on either side."""
+    ends = summary(values, "mean")
+    return xr.concat(ends, xr.Variable("bound", ["centre", "low", "high"]), coords="minimal", compat="override")
+
+
+def tabled(desk: xr.Dataset, reference: xr.Dataset) -> str:
+    """The numbers of both as a Markdown table: desk at its end, the reference at whole decades."""
+    columns = {f"desk, {desk.sizes['seed']} seeds: 10⁵": numbers(desk).sel(step=10**5)}
+    found = numbers(reference)
+    for k, step in enumerate(_DECADES):
+        words = f"reference, {reference.sizes['seed']} seeds: " if k == 0 else ""
+        columns[f"{words}{symbols(f'10^{3 + k}')}"] = found.sel(step=step)
+    lines = [["", *columns], ["---", *["---:"] * len(columns)]]
+    lines += [[symbols(str(name)), *(_cell(of[name]) for of in columns.values())] for name in found.data_vars]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: xr.DataArray) -> str:
+    """A number with half the width of its interval, to the latter's two digits; alone if it has none."""
+    if not value.dims:
+        return f"{float(value):.3g}"
+    centre, low, high = (float(value.sel(bound=bound)) for bound in ("centre", "low", "high"))
+    if not np.isfinite(centre):
+        return "none"
+    half = abs(high - low) / 2
+    if not half > 0:
+        return f"{centre:.3g}"
+    scale = 10.0 ** np.floor(np.log10(abs(centre))) if abs(centre) < 1e-3 and half < 1e-3 else 1.0
+    digits = max(0, 1 - int(np.floor(np.log10(half / scale))))
+    number = f"{centre / scale:.{digits}f} +- {half / scale:.{digits}f}"
+    return symbols(number if scale == 1 else f"({number})·10^{np.log10(scale):.0f}")
+
+
+def put(table: str, page: Path = PAGE) -> None:
+    """Put the table in its place on the page."""
+    before, mark, rest = page.read_text("utf-8").partition(_MARKS[0])
+    if not mark:
+        raise RunError(f"{page} has no place for the numbers: {_MARKS[0]} is missing.")
+    _, mark, after = rest.partition(_MARKS[1])
+    page.write_text(f"{before}{_MARKS[0]}\n{table}\n{mark}{after}", "utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Add to the reference, or draw."""
     parser = argparse.ArgumentParser(prog="python -m experiments.full_length", allow_abbrev=False,
@@ -208,12 +282,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     drawing = commands.add_parser("draw", help="draw the paper's figures at both lengths")
     drawing.add_argument("--full", nargs="+", type=Path, required=True)
     drawing.add_argument("--desk", type=Path, required=True)
+    counting = commands.add_parser("numbers", help="put the numbers of both lengths on the page")
+    counting.add_argument("--desk", type=Path, required=True)
     options = parser.parse_args(argv)
     try:
         if options.command == "add":
             made = add(options.slabs)
             size = REFERENCE.stat().st_size / 1e6
             print(f"{REFERENCE}: seeds {_labels(made)}, {made.sizes['step']} records, {size:.2f} MB.")
+        elif options.command == "numbers":
+            put(tabled(load_run(options.desk), load_run(REFERENCE)))
+            print(PAGE)
         else:
             for path in draw(options.full, options.desk):
                 print(path)

@@ -79,12 +79,14 @@ def compare(run: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
     if len(pairs) > 1:
         run, reference = run.sel(seed=pairs), reference.sel(seed=pairs)
     found, phases = {}, [phase for phase, count in cells.items() if count]
-    for name, (needs, of) in OBSERVABLES.items():
+    for name, (needs, _) in OBSERVABLES.items():
         try:
             require(run, *needs)
         except NotRecordedError:
             continue
-        parts = [_difference(of, run, reference, PHASES[phase], len(pairs) > 1) for phase in phases]
+        parts = [
+            _difference(in_phase(run, name, phase), in_phase(reference, name, phase), len(pairs) > 1) for phase in phases
+        ]
         found[name] = xr.concat(parts, xr.Variable("phase", phases))
     if not found:
         raise RunError("The run has recorded none of what the reference is compared by.")
@@ -93,6 +95,12 @@ def compare(run: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
     result["p_value"] = 2 * xr.apply_ufunc(stdtr, result.freedom, -np.abs(result.deviation))
     result["cells"] = ("phase", [cells[phase] for phase in result.phase.values])
     return result.assign_attrs(paired=len(pairs) > 1, seeds=run.sizes["seed"], reference_seeds=reference.sizes["seed"])
+
+
+def in_phase(run: xr.Dataset, observable: str, phase: str) -> xr.DataArray:
+    """Mean of an observable over the cells of a phase, of every seed, or teacher where seeds are replicas: (step, seed)."""
+    values = sound(run, OBSERVABLES[observable][1](run)).where(PHASES[phase](run)).mean(["temperature", "sigma_w"])
+    return values.groupby("teacher").mean().rename(teacher="seed") if "teacher" in values.coords else values
 
 
 def _same_students(run: xr.Dataset, reference: xr.Dataset) -> list[int]:
@@ -104,16 +112,8 @@ def _same_students(run: xr.Dataset, reference: xr.Dataset) -> list[int]:
     return labels[np.isclose(ours, theirs, rtol=1e-3).all(1)].tolist()
 
 
-def _difference(
-    observable: Callable[[xr.Dataset], xr.DataArray],
-    run: xr.Dataset,
-    reference: xr.Dataset,
-    phase: Callable[[xr.Dataset], xr.DataArray],
-    paired: bool,
-) -> xr.Dataset:
-    """Of one observable in one phase, (step,)."""
-    ours, theirs = (_by_teacher(sound(of, observable(of)).where(phase(of)).mean(["temperature", "sigma_w"]))
-                    for of in (run, reference))  # fmt: skip
+def _difference(ours: xr.DataArray, theirs: xr.DataArray, paired: bool) -> xr.Dataset:
+    """Of means over a phase, (step, seed): (step,)."""
     parts = [ours - theirs] if paired else [ours, theirs]
     freedom = sum((part.count("seed") - 1 for part in parts[1:]), start=parts[0].count("seed") - 1)
     # About each mean, and pooled: few seeds tell little of their own spread.
@@ -123,8 +123,3 @@ def _difference(
     means = {"run": ours.mean("seed"), "reference": theirs.mean("seed")}
     found = {**means, "difference": means["run"] - means["reference"], "error": error, "freedom": freedom}
     return xr.Dataset({name: values.reset_coords(drop=True) for name, values in found.items()})
-
-
-def _by_teacher(values: xr.DataArray) -> xr.DataArray:
-    """Replicas, which share teacher and data, as the one draw that they are."""
-    return values.groupby("teacher").mean().rename(teacher="seed") if "teacher" in values.coords else values
