@@ -105,7 +105,7 @@ def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     error = (squares / (count * (count - 1)).where(count > 1)) ** 0.5
     for name, values in (("eigenvalues_mean", mean.where(count > 0)), ("eigenvalues_error", error)):
         whole[name] = values.transpose(*first[name].dims).assign_attrs(first[name].attrs)
-    return whole.assign_attrs(_attributes(parts, whole.seed.values))
+    return whole.drop_attrs(deep=False).assign_attrs(_attributes(parts, whole.seed.values))
 
 
 def _moments(part: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
