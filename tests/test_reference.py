@@ -220,3 +220,18 @@ def test_lines_against_training_are_those_of_the_records(alike):
     assert float(found.lowest_inverse_sigma_w) == float(x.max())
     expected = boundaries.transition(run).T_c.sel(sigma_w=0.125)
     np.testing.assert_allclose(found.T_c, expected)
+
+
+def test_the_page_s_numbers_are_those_of_the_runs(tmp_path):
+    reference = phasejax.reference("paper").load()
+    desk = reference.sel(step=slice(0, 10**5))
+    table = full_length.tabled(desk, reference)
+    rows = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in table.splitlines()}
+    assert len(rows["log10 test loss, jammed"]) == 7
+    expected = np.log10(reference.test_loss.sel(step=10**8)).where(PHASES["jammed"](reference)).mean()
+    assert float(rows["log10 test loss, jammed"][-1].split(" ± ")[0]) == pytest.approx(float(expected), abs=0.05)
+    assert rows["memory G(t,0), ordered"][0] == rows["memory G(t,0), ordered"][3], "desk ends at 10^5"
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- numbers -->\nold\n<!-- end of numbers -->\nafter\n")
+    full_length.put(table, page)
+    assert page.read_text() == f"before\n<!-- numbers -->\n{table}\n<!-- end of numbers -->\nafter\n"
