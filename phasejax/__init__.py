@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from phasejax.starts import FromDraw, FromRun, FromTeacher
     from phasejax.state import Advance, Batches, Cells, Clock, Data, State, Student, Task
     from phasejax.studies.folder import read_study, report
+    from phasejax.studies.reference import reference
     from phasejax.studies.study import Study
     from phasejax.tasks import Arrays, Digits, Keys, TeacherStudent
 
@@ -65,6 +66,7 @@ _HOMES = {
     "plane": "figures.maps",
     "read_study": "studies.folder",
     "report": "studies.folder",
+    "reference": "studies.reference",
     "simulate": "simulation",
 }
 _MODULES = ("claims", "figures")
@@ -104,6 +106,7 @@ __all__ = [
     "merge",
     "plane",
     "read_study",
+    "reference",
     "report",
     "simulate",
 ]

@@ -1,4 +1,4 @@
-"""The command line: `phasejax run | study | status | merge | figures`; the options of `run` are an experiment's settings.
+"""The command line, `phasejax run` and so on; the options of `run` are an experiment's settings.
 
 Refusals are one sentence on standard error and exit code 2. Neither jax nor xarray is imported before it is needed.
 """
@@ -113,6 +113,16 @@ class Figures:
     """Folder for the figures; figures/ and the run's name by default."""
 
 
+@dataclass(frozen=True)
+class Compare:
+    """Compare a run with the paper's at its own length, phase by phase, as a table and a picture."""
+
+    run: tyro.conf.Positional[Path]
+    """The file, runs/mine.nc, or the folder of a run that is still being written."""
+    out: Path | None = None
+    """Folder for the picture; figures/ and the run's name by default."""
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and leave with its exit code.
 
@@ -125,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         "status": (status, Status),
         "merge": (merge, Merge),
         "figures": (figures, Figures),
+        "compare": (compare, Compare),
     }
     with _one_sentence():
         asked = given[0] if given else ""
@@ -217,6 +228,24 @@ def figures(argv: Sequence[str]) -> NoReturn:
         drawn = paper.figures if options.only is None else tuple(chosen(options.only, paper.figures))
         for path in folder.report(load_run(options.run), out, drawn, paper.claims, step=options.at_step,
                                   reading=options.reading):  # fmt: skip
+            print(path)
+    sys.exit(0)
+
+
+def compare(argv: Sequence[str]) -> NoReturn:
+    """The command `compare`: a run beside the reference. Arguments as on the command line."""
+    with _one_sentence():
+        options = parse(Compare, argv, "compare")
+        from phasejax.analysis import comparison
+        from phasejax.figures import save
+        from phasejax.figures.comparison import deviations, table
+        from phasejax.files.layout import paths
+        from phasejax.files.reading import load_run
+        from phasejax.studies.reference import reference
+
+        found = comparison.compare(load_run(options.run), reference("paper"))
+        print(table(found))
+        for path in save(deviations(found), (options.out or Path("figures") / paths(options.run)[0].name) / "compare"):
             print(path)
     sys.exit(0)
 

@@ -21,7 +21,7 @@ def command(*arguments, cwd=None, module="phasejax"):
     return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
 
 
-@pytest.mark.parametrize("asked", ["run", "status", "merge", "figures", ""])
+@pytest.mark.parametrize("asked", ["run", "status", "merge", "figures", "compare", ""])
 def test_help_imports_neither_jax_nor_xarray(asked):
     probe = (
         f"import sys\nfrom phasejax.cli import main\n"

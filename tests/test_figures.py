@@ -336,13 +336,14 @@ def with_relu(run):
 
 
 @pytest.mark.parametrize(("other", "skipped"), [
-    (lambda run: run.isel(temperature=[1], sigma_w=[1], seed=[0]), {"fig3", "fig4", "fig8", "seed_variance"}),
-    (lambda run: run.isel(sigma_w=[1]), set()),
+    (lambda run: run.isel(temperature=[1], sigma_w=[1], seed=[0]),
+     {"fig3", "fig4", "fig8", "seed_variance", "training_needed"}),
+    (lambda run: run.isel(sigma_w=[1]), {"training_needed"}),
     (several_layers, set()),
     (with_relu, {"fig1"}),
     (trained_readout, {"fig7", "fig8", "criterion"}),
-    (with_adam, {"fig8", "criterion"}),
-    (lambda run: until(run, 0), {"fig3", "fig4", "fig7", "fig8", "against_length", "along_training"}),
+    (with_adam, {"fig8", "criterion", "training_needed"}),
+    (lambda run: until(run, 0), {"fig3", "fig4", "fig7", "fig8", "training_needed", "against_length", "along_training"}),
 ], ids=["one cell", "one sigma", "layers", "relu", "readout", "adam", "untrained"])  # fmt: skip
 def test_what_makes_no_sense_for_a_run_is_skipped_with_a_sentence(run, other, skipped):
     data = other(run.isel(step=[0, 1, -1]))

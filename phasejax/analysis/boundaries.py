@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import betaincinv
 
-from phasejax.analysis.run import activation, layer
+from phasejax.analysis.run import RunError, activation, layer
 from phasejax.analysis.spectrum import layer_sigma_w, level_spacing
 from phasejax.analysis.statistics import bootstrap, crossings
 
@@ -35,8 +35,15 @@ def converged(dataset: xr.Dataset, reading: str = "drift", spacing: str = "initi
 
     Returns:
         restoring >= T V_S / S, in this multiplied form because V_S may be negative. Students that are not finite have not
-        converged.
+        converged. A reference has the answer for S(0) in place of the terms.
+
+    Raises:
+        RunError: it has not for S(t).
     """
+    if "converged" in dataset:
+        if spacing == "current":
+            raise RunError("A reference has the criterion with S(0) alone.")
+        return dataset.converged.sel(reading=reading, drop=True)
     own = layer(dataset)
     terms = {name: dataset[name + own.suffix].sel(reading=reading, drop=True) for name in ("restoring", "V_S")}
     if spacing == "current":
@@ -45,6 +52,11 @@ def converged(dataset: xr.Dataset, reading: str = "drift", spacing: str = "initi
         denominator = 4 * np.sqrt(own.nodes / own.inputs) * layer_sigma_w(dataset) ** 2 / (own.nodes - 1)
     found = terms["restoring"] * denominator >= dataset.temperature * terms["V_S"]
     return found.transpose(*terms["V_S"].dims).rename("converged")
+
+
+def negative_V_S(dataset: xr.Dataset) -> xr.DataArray:
+    """Which students are pulled together, not pushed apart, (step, temperature, sigma_w, seed, reading) of bool."""
+    return dataset.negative_V_S if "negative_V_S" in dataset else dataset["V_S" + layer(dataset).suffix] < 0
 
 
 def fraction(dataset: xr.Dataset, reading: str = "drift", spacing: str = "initial", confidence: float = 0.68) -> xr.Dataset:
@@ -58,7 +70,7 @@ def fraction(dataset: xr.Dataset, reading: str = "drift", spacing: str = "initia
     tail = (1 - confidence) / 2
     low = xr.where(k > 0, betaincinv(k, n - k + 1, tail), 0.0)
     high = xr.where(k < n, betaincinv(k + 1, n - k, 1 - tail), 1.0)
-    negative = (dataset["V_S" + layer(dataset).suffix].sel(reading=reading, drop=True) < 0).mean("seed")
+    negative = negative_V_S(dataset).sel(reading=reading, drop=True).mean("seed")
     return xr.Dataset({"fraction": k / n, "low": (k.dims, low.data), "high": (k.dims, high.data), "negative_V_S": negative})
 
 

@@ -9,8 +9,10 @@ from phasejax.analysis.run import layer
 def level_spacing(dataset: xr.Dataset) -> xr.DataArray:
     """Mean level spacing S = (x_N - x_1) / (N - 1) of the last trained layer (Eq 4.5).
 
-    (step, temperature, sigma_w, seed).
+    (step, temperature, sigma_w, seed). A reference has it in place of every student's eigenvalues.
     """
+    if "level_spacing" in dataset:
+        return dataset.level_spacing
     own = layer(dataset).suffix
     level, x = f"level{own}", dataset[f"eigenvalues{own}"]
     spacing = (x.isel({level: -1}, drop=True) - x.isel({level: 0}, drop=True)) / (dataset.sizes[level] - 1)

@@ -21,6 +21,11 @@ def sound(dataset: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
     return found.where(dataset.diverged_step.sel(step=values.step) < 0)
 
 
+def log10(x: xr.DataArray) -> xr.DataArray:
+    """Of every element."""
+    return xr.apply_ufunc(np.log10, x)
+
+
 def final(dataset: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
     """`values` at the last record, of sound students: (axis, sigma_w, seed)."""
     return sound(dataset, values.isel(step=-1))

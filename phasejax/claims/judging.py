@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 
 from phasejax.analysis.run import NotRecordedError
-from phasejax.analysis.statistics import bootstrap
+from phasejax.analysis.statistics import bootstrap, log10
 from phasejax.claims.nulls import Null
 
 AGREES, DIFFERS, LONGER, ABSENT = "agrees", "differs", "needs longer training", "not in this run"
@@ -235,11 +235,6 @@ def _reason(claim: Claim, verdict: str, measured: tuple[Measured, ...], step: in
             onward = f"changes by {m.slope:+.2g} per decade, with {decades:.2g} decades to the paper's length"
             parts.append(f"'{m.name}' agrees at this length but {onward}")
     return "; ".join([*parts, claim.remark] if claim.remark else parts)
-
-
-def log10(x: xr.DataArray) -> xr.DataArray:
-    """Of every element."""
-    return xr.apply_ufunc(np.log10, x)
 
 
 def slope_of(y: xr.DataArray, x: xr.DataArray, dim: str) -> xr.DataArray:

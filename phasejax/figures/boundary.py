@@ -49,6 +49,8 @@ def has_boundary(dataset: xr.Dataset) -> bool:
     Raises:
         RunError: it is, and the file lacks it all the same.
     """
+    if "converged" in dataset:
+        return True
     needs = ("temperature", "restoring", "V_S")
     no_temperature = settings(dataset)["sgd"]["optimizer"] != "sgd"
     if no_temperature or layer(dataset).nodes < 2 or any(why_not_recorded(dataset, name) for name in needs):

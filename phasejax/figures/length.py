@@ -1,4 +1,4 @@
-"""The phase diagram as a function of training length: a panel per decade, and an animation (no paper's figure)."""
+"""The phase diagram as a function of training length: its lines, a panel per decade, an animation (no paper's figure)."""
 
 from typing import NamedTuple
 
@@ -11,20 +11,25 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from phasejax.analysis import boundaries
+from phasejax.analysis.length import SLICE_INVERSE_SIGMA, SLICE_TEMPERATURE, against_training
+from phasejax.analysis.run import activation
 from phasejax.analysis.spectrum import memory
 from phasejax.analysis.statistics import nearest, sound, summary
 from phasejax.figures.boundary import add_legend, draw_contours, has_boundary
 from phasejax.figures.maps import draw_map
 from phasejax.figures.style import (
     FORGOTTEN,
+    INVERSE_SIGMA,
     ONE_COLUMN,
     ONE_SIGMA,
     TEST_LOSS,
     TWO_COLUMNS,
     Look,
     NotDrawable,
+    cell_label,
     figure,
     new_figure,
+    temperature_axis,
     training_length,
 )
 
@@ -69,6 +74,60 @@ def lengths(dataset: xr.Dataset, reading: str) -> Lengths:
             share = boundaries.fraction(dataset, reading).fraction
             lines.append((share, boundaries.SIGMAS[0], ONE_SIGMA, f"68 % converged ({reading})"))
     return Lengths(losses, (float(means.min()), float(means.max())) if means.size else None, lines)
+
+
+_JAMMING_LINES = {
+    "memory_line": "memory $G = 1/2$",
+    "halfway_line": "log loss halfway",
+    "learnt_line": "loss a tenth of its start",
+}
+
+
+@figure(
+    needs=["test_loss", "G_t0", "temperature", "sigma_w"],
+    caption=(
+        "How much training does the diagram need? T_c, three readings of the jamming line and the lowest mean test loss "
+        "against training length; crosses are the cell of the lowest loss, bands 68 % of a bootstrap over seeds"
+    ),
+)
+def training_needed(dataset: xr.Dataset, *, reading: str = "drift") -> Figure:
+    """How much training the diagram needs: T_c, jamming line, and the lowest loss with its cell, against t from 10 on."""
+    if min(dataset.sizes["temperature"], dataset.sizes["sigma_w"]) < 2:
+        raise NotDrawable("a line between cells needs two of them along either axis")
+    if int(dataset.step[-1]) < 10:
+        raise NotDrawable("it starts at 10 steps")
+    found = against_training(dataset, reading, has_boundary(dataset))
+    found = found.isel(step=np.flatnonzero(found.step >= 10))
+    column = dataset.isel(sigma_w=nearest(dataset.inverse_sigma_w, SLICE_INVERSE_SIGMA))
+    row = dataset.isel(temperature=nearest(dataset.temperature, SLICE_TEMPERATURE))
+    panels = (
+        (
+            f"transition at {cell_label(column)}",
+            temperature_axis(dataset)[1],
+            {"T_c": f"68 % converged ({reading})"},
+            "lowest_T",
+        ),
+        (f"jamming at {cell_label(row)}", INVERSE_SIGMA, _JAMMING_LINES, "lowest_inverse_sigma_w"),
+        ("lowest of the plane", f"mean {TEST_LOSS}", {"lowest_loss": "lowest loss"}, ""),
+    )
+    figure, axes = new_figure(TWO_COLUMNS, 3.2, columns=3)
+    for ax, (title, label, lines, cell) in zip(axes, panels, strict=True):
+        for name, words in lines.items():
+            if name in found:
+                centre, low, high = (found[name].sel(bound=bound) for bound in ("centre", "low", "high"))
+                (line,) = ax.plot(found.step, centre, label=words)
+                ax.fill_between(found.step, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
+        if cell:
+            place = found[cell].sel(bound="centre")
+            ax.plot(found.step, place, "x", color="black", markersize=3, label="cell of the lowest loss")
+        ax.set(xscale="log", yscale="log", xlabel="SGD steps", ylabel=label, title=title)
+    if activation(dataset) == "tanh":
+        paper = boundaries.PAPER_JAMMING_LINE
+        axes[1].axhline(paper, color="0.4", linestyle="--", linewidth=0.8, label=r"$\sqrt{2}$ (paper)")
+    for ax in axes:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), handlelength=1.4)
+    figure.suptitle(training_length(dataset), fontsize=8)
+    return figure
 
 
 @figure(

@@ -255,4 +255,13 @@ def _open(file: Path) -> xr.Dataset:
     except StoreError:
         dataset.close()
         raise
-    return dataset
+    return _decoded(dataset)
+
+
+def _decoded(dataset: xr.Dataset) -> xr.Dataset:
+    """What lies in a file as its logarithm, log10_test_loss for instance, as itself."""
+    logarithms = [str(name) for name in dataset.data_vars if str(name).startswith("log10_")]
+    for name in logarithms:
+        described = dataset[name].attrs
+        dataset = dataset.assign({name.removeprefix("log10_"): (10.0 ** dataset[name]).assign_attrs(described)})
+    return dataset.drop_vars(logarithms)

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from phasejax.analysis.boundaries import PAPER_JAMMING_LINE, SIGMAS, converged
-from phasejax.analysis.run import grid_axes, layer, require, settings
+from phasejax.analysis.boundaries import SIGMAS, converged
+from phasejax.analysis.phases import jammed as _jammed
+from phasejax.analysis.phases import ordered as _ordered
+from phasejax.analysis.phases import other_than_the_paper
+from phasejax.analysis.phases import paramagnetic as _paramagnetic
+from phasejax.analysis.run import layer, require
 from phasejax.analysis.spectrum import level_spacing, marchenko_pastur_edges, rate, trace_ratio
-from phasejax.analysis.statistics import crossings, sound
+from phasejax.analysis.statistics import crossings, log10, sound
 from phasejax.claims.judging import (
     PAPER_STEPS,
     Averages,
@@ -21,11 +25,9 @@ from phasejax.claims.judging import (
     Phase,
     Statistic,
     Take,
-    log10,
     slope_of,
 )
 from phasejax.claims.nulls import at_start, mirrored, permuted
-from phasejax.experiment import Experiment
 
 # Parts of the plane. A cell asked for must be on the grid; an axis taken whole must reach the paper's ends.
 
@@ -43,7 +45,8 @@ def _on(names: str, temperature: float | None = None, inverse_sigma: float | Non
 
     def take(dataset: xr.Dataset) -> xr.Dataset:
         require(dataset, "sigma_w")
-        _same_system(dataset)
+        if other := other_than_the_paper(dataset):
+            raise NotInRunError(other)
         require(dataset, *needs)
         found = {}
         for axis, wanted in (("temperature", temperature), ("inverse_sigma_w", inverse_sigma)):
@@ -61,29 +64,6 @@ def _on(names: str, temperature: float | None = None, inverse_sigma: float | Non
         return xr.Dataset({n: v.astype(float) if v.dtype == bool else sound(part, v) for n, v in values.items()})
 
     return take
-
-
-def _same_system(dataset: xr.Dataset) -> None:
-    """The statements are about one network, trained by plain SGD on 4000 samples."""
-    run, paper = settings(dataset), Experiment().to_tables()
-    if run["sgd"]["optimizer"] != "sgd":
-        raise NotInRunError("The run has no temperature.")
-    numbers = {"temperature", "learning_rate", "sigma_w"}
-    constant = {"momentum", "weight_decay"}
-    samples, beside = paper["task"]["samples"], {"samples": 0, "test_samples": 0}
-    differ = {
-        # A field that a file does not have has its default.
-        "network": {**paper["network"], **run["network"]} != paper["network"],
-        "task": {**paper["task"], **run["task"], **beside} != {**paper["task"], **beside},
-        "number of samples": run["task"].get("kind") is None and run["task"].get("samples", samples) != samples,
-        "start": run.get("start", {}).get("kind", "FromDraw") != "FromDraw",
-        "momentum or weight decay": any(run["grid"].get(name) for name in constant),
-        "batch size": run["sgd"]["batch_size"] != paper["sgd"]["batch_size"],
-        "schedule of the learning rate": bool(run.get("schedule", {}).get("rate")),
-        "plane": set(grid_axes(dataset)) - numbers != set(),
-    }
-    if others := [name for name, other in differ.items() if other]:
-        raise NotInRunError(f"The run has another {' and '.join(others)} than the paper.")
 
 
 def _initial(samples: Take) -> Take:
@@ -124,22 +104,6 @@ _DERIVED: dict[str, tuple[str, Callable[[xr.Dataset], xr.DataArray]]] = {
     "drift": ("restoring V_S", lambda d: converged(d, "drift")),
     "released": ("restoring V_S", lambda d: converged(d, "released")),
 }
-
-
-# Phases, split by the paper's own lines: 1/sigma_W = sqrt 2, and T ~ 1 with what is next to it left out: Sec 3.2 puts the
-# ordered phase at T ~ 1e-1, and Fig 6 takes T = 4 for the paramagnetic one.
-
-
-def _ordered(x: xr.Dataset) -> xr.DataArray:
-    return (x.temperature <= 2**-3) & (x.inverse_sigma_w > PAPER_JAMMING_LINE)
-
-
-def _jammed(x: xr.Dataset) -> xr.DataArray:
-    return (x.temperature <= 2**-3) & (x.inverse_sigma_w < PAPER_JAMMING_LINE)
-
-
-def _paramagnetic(x: xr.Dataset) -> xr.DataArray:
-    return (x.temperature >= 4) & (x.inverse_sigma_w > PAPER_JAMMING_LINE)
 
 
 _HALF_DECADE = 0.5

@@ -3,7 +3,7 @@
 from phasejax.figures.boundary import convergence_boundaries, criterion
 from phasejax.figures.density import feature_density
 from phasejax.figures.eigenvalue_flow import eigenvalue_flow, initial_spectrum
-from phasejax.figures.length import against_length, along_training
+from phasejax.figures.length import against_length, along_training, training_needed
 from phasejax.figures.maps import (
     loss_map,
     memory_and_alignment,
@@ -30,6 +30,7 @@ FIGURES = (
     seed_variance,
     criterion,
     initial_spectrum,
+    training_needed,
     against_length,
     along_training,
 )
