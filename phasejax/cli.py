@@ -140,7 +140,7 @@ def status(argv: Sequence[str]) -> NoReturn:
     """The command `status`: say how far a run is, a line for every slab of it. Arguments as on the command line."""
     with _one_sentence():
         out = parse(Status, argv, "status").run
-        from phasejax.files.layout import has_states, paths, slabs_in
+        from phasejax.files.layout import has_states, paths, slabs_in, uncovered
         from phasejax.files.reading import progress, read_experiment
 
         folder, file = paths(out)
@@ -153,9 +153,8 @@ def status(argv: Sequence[str]) -> NoReturn:
             print(_so_far(part))
         if words := next(filter(None, map(_not_recorded, found)), ""):
             print(words)
-        lacking = set(experiment.grid.labels).difference(*(part.experiment.grid.labels for part in found))
-        if lacking:
-            print(f"{len(lacking)} of {experiment.grid.seeds} seeds have not been begun.")
+        if lacking := uncovered(experiment.grid.labels, (part.experiment.grid.labels for part in found)):
+            print(f"{lacking} of {experiment.grid.seeds} seeds have not been begun.")
         elif not file.exists() and all(part.finished for part in found):
             print(f"All are finished: python -m phasejax merge {shlex.quote(str(folder))} makes one file of them.")
     sys.exit(0)
@@ -289,7 +288,7 @@ def _seconds(text: str | None) -> float:
     """A time limit such as 3h50m in seconds; infinite if there is none."""
     if text is None:
         return math.inf
-    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    found = re.fullmatch(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", text)
     if not found or not any(found.groups()):
         raise refuse("time_limit", text, "give days, hours, minutes and seconds, as 3h50m or 90s")
     return float(sum(int(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True)))

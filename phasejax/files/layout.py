@@ -16,13 +16,14 @@ the segments into `runs/desk.nc`, and the folder goes.
 import contextlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from phasejax.files.durable import StoreError, refuse_if_written
 
 # All that a run leaves which was killed before it wrote its experiment.
 STUB = re.compile(r"lock|experiment\.toml\.\w+\.tmp")
-_SLAB = re.compile(r"seeds-(\d+)-(\d+)")
+_SLAB = re.compile(r"seeds-([0-9]{1,10})-([0-9]{1,10})")
 
 
 def paths(out: str | Path) -> tuple[Path, Path]:
@@ -56,6 +57,25 @@ def slabs_in(folder: Path) -> dict[range, Path]:
         if named:
             found[range(int(named[1]), int(named[2]) + 1)] = path.with_name(named[0])
     return dict(sorted(found.items(), key=lambda item: item[0].start))
+
+
+def overlap(one: range, other: range) -> range:
+    """The labels that two ranges of them share. (As sets they could be too large for any memory.)"""
+    return range(max(one.start, other.start), min(one.stop, other.stop))
+
+
+def within(inner: range, outer: range) -> bool:
+    """Whether all labels of a range are in another."""
+    return len(overlap(inner, outer)) == len(inner)
+
+
+def uncovered(labels: range, parts: Iterable[range]) -> int:
+    """How many labels of a range are in none of the others."""
+    lacking, reached = 0, labels.start
+    for part in sorted((overlap(labels, part) for part in parts), key=lambda part: part.start):
+        lacking += max(0, part.start - reached) if part else 0
+        reached = max(reached, part.stop) if part else reached
+    return lacking + labels.stop - reached
 
 
 def discard(folder: Path) -> None:

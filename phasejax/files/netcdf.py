@@ -275,7 +275,8 @@ def lacks(path: Path, experiment: Experiment) -> str:
         "ends": [stop.step for stop in stops if stop.end],
     }
     with _read(path) as nc:
-        if not np.array_equal(nc["seed"][:], experiment.grid.labels):
+        labels = experiment.grid.labels
+        if len(nc.dimensions["seed"]) != len(labels) or not np.array_equal(nc["seed"][:], labels):
             return "some of its seeds"
         for when, axis in STEP_AXES.items():
             used = when == "records" or any(axis in v.dimensions and name != axis for name, v in nc.variables.items())

@@ -13,7 +13,7 @@ from phasejax.checks import ExperimentError, refuse
 from phasejax.experiment import Experiment
 from phasejax.files import netcdf
 from phasejax.files.durable import StoreError, owner
-from phasejax.files.layout import has_records, paths, segments, slabs_in, states
+from phasejax.files.layout import has_records, paths, segments, slabs_in, states, within
 from phasejax.files.netcdf import DamagedError
 from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, refuse_newer
 from phasejax.files.state import read_header
@@ -107,7 +107,7 @@ def _shorter(one: Experiment, other: Experiment) -> bool:
     """Whether two experiments are the same but for the steps, and the seeds, of which the other has some."""
     grid = replace(one.grid, seeds=other.grid.seeds, first_seed=other.grid.first_seed)
     alike = replace(one, grid=grid, schedule=replace(one.schedule, steps=other.schedule.steps))
-    of_it = set(other.grid.labels) <= set(one.grid.labels)
+    of_it = within(other.grid.labels, one.grid.labels)
     return of_it and one.schedule.steps < other.schedule.steps and alike.to_toml() == other.to_toml()
 
 
