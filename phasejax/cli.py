@@ -4,6 +4,7 @@ Refusals are one sentence on standard error and exit code 2. Neither jax nor xar
 """
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -23,6 +24,7 @@ from phasejax import arguments, names
 from phasejax.arguments import parse
 from phasejax.checks import ExperimentError, refuse
 from phasejax.experiment import PRESETS, Experiment, Reading
+from phasejax.progress import say
 
 _TIMED_OUT = 124
 
@@ -95,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     given = list(sys.argv[1:] if argv is None else argv)
     commands = {"run": (run, Run), "status": (status, Status), "merge": (merge, Merge), "figures": (figures, Figures)}
+    _stand_in_for_closed_streams()
     with _one_sentence():
         asked = given[0] if given else ""
         if asked in commands:
@@ -211,7 +214,7 @@ def _train(options: Run, experiment: Experiment, out: Path, shard: Any, devices:
         for name, given in (("engine", options.engine), ("device", options.device)):
             again += f" --{name} {given}" if given != "auto" else ""
         again += f" --use {shlex.join(map(str, options.use))}" if options.use else ""
-        print(f"{how}, {stop}: {again} goes on from there.", file=sys.stderr)
+        say(f"{how}, {stop}: {again} goes on from there.")
         sys.exit(128 + received[0] if received else _TIMED_OUT)
     seconds = time.monotonic() - started
     if shard:
@@ -233,7 +236,7 @@ def _signals() -> list[int]:
 
     def listen() -> None:
         received.append(os.read(reading, 1)[0])
-        print("Ending the call in flight and writing a checkpoint; a second signal ends at once.", file=sys.stderr)
+        say("Ending the call in flight and writing a checkpoint; a second signal ends at once.")
         os._exit(128 + os.read(reading, 1)[0])
 
     # A thread, because a handler would not be called before the compiled function that is running returns.
@@ -296,7 +299,10 @@ def _seconds(text: str | None) -> float:
 
 def _devices(name: str) -> Sequence[Any]:
     """The JAX devices of this name."""
-    import jax
+    try:
+        import jax
+    except ValueError as error:  # settings in the environment that are none
+        raise ExperimentError(f"JAX cannot be started here: {error}.") from None
 
     from phasejax.simulation import all_devices
 
@@ -344,34 +350,54 @@ def _default_out(options: Run, experiment: Experiment) -> Path:
     return Path("runs") / name
 
 
+def _stand_in_for_closed_streams() -> None:
+    """Open what the process was begun without, or the next file opened would get what libraries write to standard error."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 @contextlib.contextmanager
 def _one_sentence() -> Any:
     """Turn a refusal into its sentence on standard error and exit code 2."""
     try:
         yield
-    except BrokenPipeError:
-        # Who read the output has seen enough. Nothing more may be written, not even by Python's own end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except BrokenPipeError as deaf:
+        _hushed(deaf)
     except SystemExit:
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.flush()
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError as deaf:
+            _hushed(deaf)
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
     except ExperimentError as refusal:
-        print(refusal, file=sys.stderr)
+        say(str(refusal))
         sys.exit(2)
     except Exception as refusal:
         # Importing these costs xarray's import time, so it is done only where something has gone wrong already.
         from phasejax.analysis.run import RunError
         from phasejax.files.durable import StoreError
 
+        if isinstance(refusal, OSError) and not refusal.filename and refusal.errno in (errno.ENOSPC, errno.EIO):
+            _hushed(refusal)
         if isinstance(refusal, OSError) and refusal.filename:
             refusal = f"{refusal.filename} cannot be used: {refusal.strerror}."
         elif not isinstance(refusal, (RunError, StoreError)):
             raise
-        print(refusal, file=sys.stderr)
+        say(str(refusal))
         sys.exit(2)
+
+
+def _hushed(deaf: OSError) -> NoReturn:
+    """Leave when standard output takes no more: who read it has seen enough, or the disk it goes to is full."""
+    # Nothing more may be written, not even by Python's own end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(deaf, BrokenPipeError):
+        sys.exit(0)
+    say(f"Standard output cannot be written to: {deaf.strerror}.")
+    sys.exit(2)

@@ -35,7 +35,7 @@ from phasejax.figures.maps import (
 from phasejax.figures.slices import ordered_slice, temperature_slices
 from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable, file_name
 from phasejax.figures.summary import phase_diagram
-from phasejax.progress import bar, watched
+from phasejax.progress import bar, say, watched
 
 FIGURES: tuple[Draw, ...] = (
     feature_density,
@@ -117,7 +117,7 @@ def draw_all(
     if not drawn:
         raise RunError(f"Nothing is left to draw: {'; '.join(skipped)}.")
     for reason in skipped:
-        print(f"{reason}.", file=sys.stderr)
+        say(f"{reason}.")
     Path(folder).mkdir(parents=True, exist_ok=True)
     with bar(total=len(drawn), desc="figures", unit="figure", leave=False, disable=not watched()) as shown:
         files = {}

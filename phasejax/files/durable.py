@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -10,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
+
+from phasejax.checks import shown
 
 
 class StoreError(Exception):
@@ -123,7 +126,7 @@ def _take(lock: IO[str], folder: Path, how: int) -> str:
     if how != fcntl.LOCK_EX:
         return ""
     lock.seek(0)
-    before = lock.read().strip()
+    before = shown(lock.readline(200).strip())
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
@@ -158,7 +161,7 @@ def refuse_if_written(folder: Path) -> None:
 
 
 def _named_in(lock: IO[str]) -> str:
-    return lock.read().strip() or "another process"
+    return shown(lock.readline(200).strip()) or "another process"
 
 
 def _being_written(folder: Path, writer: str) -> StoreError:
@@ -180,6 +183,12 @@ def make(folder: Path) -> None:
 def existing_parent(path: Path) -> Path:
     """The path itself or the nearest of its parents that exists."""
     return next(p for p in [path, *path.absolute().parents] if p.exists())
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size(count: int) -> str:

@@ -16,6 +16,7 @@ the segments into `runs/desk.nc`, and the folder goes.
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def paths(out: str | Path) -> tuple[Path, Path]:
     folder = Path(out)
     if folder.name in ("", "..") or len(os.fsencode(folder.name)) > 200 or "\0" in str(out):
         raise StoreError(f"{str(out)!r} cannot be an output: name a file, runs/desk for instance.")
+    try:
+        str(out).encode(sys.getfilesystemencoding())
+    except UnicodeEncodeError:
+        raise StoreError(f"{str(out)!a} cannot be an output: the netCDF library cannot write this name in this locale, "
+                         "LC_ALL=C.UTF-8 for instance can.") from None  # fmt: skip
     folder = folder.with_suffix("") if folder.suffix == ".nc" else folder
     return folder, folder.with_name(folder.name + ".nc")
 

@@ -15,7 +15,7 @@ from phasejax.files import netcdf
 from phasejax.files.durable import StoreError, owner
 from phasejax.files.layout import has_records, paths, segments, slabs_in, states, within
 from phasejax.files.netcdf import DamagedError
-from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, refuse_newer
+from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, coordinates, refuse_newer
 from phasejax.files.state import read_header
 from phasejax.starts import FromRun
 from phasejax.tasks import same_file
@@ -40,11 +40,41 @@ def open_run(path: str | Path) -> xr.Dataset:
             raise
     dataset = _open(file)
     try:
-        settings(dataset)
+        wrong = _wrong(dataset, Experiment.from_tables(settings(dataset)))
     except RunError:
         dataset.close()
         raise StoreError(f"{file} is not a run of phasejax: it does not say which experiment it is of.") from None
+    if wrong:
+        dataset.close()
+        raise StoreError(f"{file} is damaged: its {wrong} is not that of its experiment.")
     return dataset
+
+
+def _wrong(dataset: xr.Dataset, experiment: Experiment) -> str:
+    """The coordinate of a run, or of a selection of one, that is not as its experiment has it; empty if all are."""
+    axes = experiment.grid.axes
+    if dataset.attrs.get("axes", " ".join(axes)) != " ".join(axes):
+        return "list of axes"
+    records = {stop.step for stop in experiment.stops() if stop.record}
+    allowed: dict[str, Any] = {**axes, "seed": experiment.grid.labels, **dict.fromkeys(STEP_AXES.values(), records)}
+    there = {name: np.atleast_1d(dataset[name].values) for name in allowed if name in dataset.coords}
+    for name, possible in allowed.items():
+        found = there.get(name, np.array([]))
+        ascending = name in axes or (np.diff(found) > 0).all()
+        if (name not in there and name in axes) or not ascending or len(set(found.tolist())) < found.size:
+            return name
+        if found.dtype.kind not in "if" or not all(value in possible for value in found.tolist()):
+            return name
+    alone = replace(experiment, grid=replace(experiment.grid, seeds=1))  # the labels have been looked at
+    for name, dims, values, _ in coordinates(alone, {axis: there.get(axis, []) for axis in STEP_AXES.values()}):
+        if name in allowed or name == "teacher" or (dims and dims[0] not in there):
+            continue
+        chosen = [[axes[dim].index(value) for value in there[dim].tolist()] for dim in dims if dim in axes]
+        expected = values[np.ix_(*chosen)] if chosen else values
+        found = dataset.coords.get(name)
+        if found is None or found.size != expected.size or not np.allclose(np.ravel(found), np.ravel(expected)):
+            return name
+    return ""
 
 
 def load_run(path: str | Path) -> xr.Dataset:

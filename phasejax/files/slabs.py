@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
+from phasejax.checks import shown
 from phasejax.experiment import Experiment, refuse
 from phasejax.files import netcdf
 from phasejax.files.durable import StoreError, atomically, held, owner, refuse_if_written
@@ -194,13 +195,18 @@ def merge(out: str | Path) -> Path:
         first = next(iter(done.values()))
         for path, found in zip(done.values(), attributes, strict=True):
             for name in _SAME:
-                if found.get(name) != attributes[0].get(name):
+                if str(found.get(name)) != str(attributes[0].get(name)):
                     raise StoreError(
-                        f"{path} was made with {name.replace('_', ' ')} {found.get(name)}, and {first} with "
-                        f"{attributes[0].get(name)}: delete one of them, and --resume {folder} trains it again."
+                        f"{path} was made with {name.replace('_', ' ')} {shown(found.get(name))}, and {first} with "
+                        f"{shown(attributes[0].get(name))}: delete one of them, and --resume {folder} trains it again."
                     )
-        joined = {name: "\n".join(dict.fromkeys(found[name] for found in attributes)) for name in attributes[0]}
-        joined["experiment"], joined["created"] = experiment.to_toml(), max(found["created"] for found in attributes)
+        # What a slab does not say of itself is left out: none of it is needed to read the file.
+        joined = {
+            name: "\n".join(dict.fromkeys(str(found[name]) for found in attributes if name in found))
+            for name in attributes[0]
+        }
+        joined["experiment"] = experiment.to_toml()
+        joined["created"] = max((str(found["created"]) for found in attributes if "created" in found), default="")
         try:
             with atomically(file, folder) as temporary:
                 netcdf.merge(list(done.values()), temporary, joined, lambda run: identity_of(run, experiment.grid.labels))
@@ -211,7 +217,7 @@ def merge(out: str | Path) -> Path:
     return file
 
 
-_SAME = ("phasejax_version", "identity", "engine", "precision", "versions")
+_SAME = ("phasejax_version", "identity", "engine", "precision", "compiled_by", "versions")
 """Attributes in which slabs must agree to be one run."""
 
 
