@@ -16,7 +16,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from phasejax.checks import ExperimentError
 from phasejax.experiment import Experiment
+from phasejax.memory import available, size
 from phasejax.observables import Observable, View, When
 from phasejax.optimizers import Optimizer
 from phasejax.seed import Blocks, make_batches, make_task, shared_data, start
@@ -110,9 +112,11 @@ class Ensemble:
 
         (With a single seed XLA unrolls the loop over seeds and may round differently.)
         """
-        each = max(2, -(-len(labels) // self.devices))
-        extra = range(max(labels) + 1, max(labels) + 1 + each * self.devices - len(labels))
-        return (np.array([*labels, *extra]) % 2**31).astype(np.int32)
+        extra = self._padded(len(labels)) - len(labels)
+        return (np.append(labels, max(labels) + 1 + np.arange(extra)) % 2**31).astype(np.int32)
+
+    def _padded(self, seeds: int) -> int:
+        return max(2, -(-seeds // self.devices)) * self.devices
 
     def shapes(self, experiment: Experiment, seeds: int | None = None) -> dict[str, tuple[Any, ...]]:
         """Abstract arguments of each function, for so many seeds; those of the experiment if None.
@@ -121,8 +125,7 @@ class Ensemble:
             ExperimentError: an observable, a task or a network fails on them.
         """
         scalar: Any = jax.ShapeDtypeStruct((), jnp.int32)
-        padded = self.pad(range(seeds) if seeds else experiment.grid.labels)
-        labels = jax.ShapeDtypeStruct(padded.shape, jnp.int32)
+        labels = jax.ShapeDtypeStruct((self._padded(seeds or experiment.grid.seeds),), jnp.int32)
         shared = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), self.shared())
         tasks = jax.eval_shape(self.seeds, labels)._replace(shared=shared)
         cells = jax.eval_shape(lambda: make_cells(experiment))
@@ -165,6 +168,46 @@ class Ensemble:
                     observable.check(found[observable.name], 1 if when == "once" else 2)
             sizes[when] = _bytes(found)
         return sizes, _bytes(shapes["mark"])
+
+    def require_memory(self, experiment: Experiment, on: Place) -> None:
+        """Raise if an experiment takes more memory than there is, before it takes any.
+
+        Raises:
+            ExperimentError: arrays that have to be there at the same time are more than the devices can hold.
+        """
+        shapes = self.shapes(experiment)
+        state, tasks, batches, cells, _ = shapes["advance"]
+        functions = {"seeds": self.seeds, "init": self.init, "batches": self.batches, "advance": self.advance}
+        functions |= {f"observe {when}": observe for when, observe in self.observe.items()}
+        temporary = max(_written(function.trace(*shapes[name]).jaxpr.jaxpr) for name, function in functions.items())
+        records = sum(_bytes(jax.eval_shape(self.observe[when], *shapes[f"observe {when}"])) for when in self.observe)
+        needed = {
+            "data": _bytes((tasks, batches)) + (self.devices - 1) * _bytes(tasks.shared),
+            "state": (2 if on.on_cpu else 1) * _bytes((state, cells)),  # which a checkpoint copies, to the machine's memory
+            "records": (2 if on.on_cpu else 1) * records,
+            "temporaries": self.devices * temporary,
+        }
+        there = available(on.devices)
+        if sum(needed.values()) > there:
+            parts = ", ".join(f"{name} {size(of)}" for name, of in needed.items())
+            raise ExperimentError(f"The run needs at least {size(sum(needed.values()))} of memory ({parts}), and "
+                                  f"{size(int(there))} are free here: take fewer seeds at a time with --shard, or less of "
+                                  "what is large.")  # fmt: skip
+
+
+# What XLA cannot do without writing it down, and what is no argument or result of a function as it is.
+_WRITTEN = {"dot_general", "sort", "random_bits", "threefry2x32", "eigh", "svd"}
+
+
+def _written(jaxpr: Any) -> int:
+    """Bytes of the largest array that a program, or one within it, has to write down in passing."""
+    largest = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _WRITTEN:
+            largest = max(largest, *(var.aval.size * var.aval.dtype.itemsize for var in equation.outvars))
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            largest = max(largest, _written(inner))
+    return largest
 
 
 def make_cells(experiment: Experiment) -> Cells:

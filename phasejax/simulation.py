@@ -25,7 +25,7 @@ from phasejax.checks import refuse, shown
 from phasejax.engines import Engine
 from phasejax.ensemble import MATMUL_PRECISION
 from phasejax.experiment import Experiment
-from phasejax.files import reading, slabs
+from phasejax.files import netcdf, reading, slabs
 from phasejax.files.durable import StoreError
 from phasejax.files.folder import Store, keep_experiment
 from phasejax.files.layout import paths
@@ -106,7 +106,8 @@ def simulate(
             run = Path(folder) / "run"
             simulate(experiment, run, engine=engine, devices=devices, progress=progress,
                      checkpoint_seconds=checkpoint_seconds, interrupted=interrupted).close()  # fmt: skip
-            return xr.load_dataset(paths(run)[1])
+            with netcdf.opened(paths(run)[1]) as found:
+                return found.load()
 
     pieces = slabs.plan(out, experiment, shard and Shard(*shard), resume, overwrite)
     if not pieces:
@@ -320,8 +321,7 @@ class _Run:
     def _commit(self) -> None:
         """Write the records since the last commit, and the state.
 
-        Not beside the training, in a thread: the netCDF library is not safe in two threads, and any dataset of the caller's
-        may be closed at any time. It takes a moment in half a minute.
+        Not beside the training, in a thread: it takes a moment in half a minute.
         """
         seeds, training = self._training.experiment.grid.seeds, self._training
         records = [Record(s, {n: np.array(v)[:seeds] for n, v in values.items()}) for s, values in self._records]

@@ -52,6 +52,7 @@ class Training:
     ) -> None:
         self.experiment, self.ladder = experiment, experiment.ladder
         self.ensemble: Ensemble = build(experiment, advance, observables, Place(tuple(devices)))
+        self.ensemble.require_memory(experiment, Place(tuple(devices)))
         self.cells = make_cells(experiment)
         labels = self.ensemble.pad(experiment.grid.labels)
         self.tasks = self.ensemble.tasks(self.ensemble.place(labels))

@@ -5,14 +5,18 @@ grid, seed). Files are made under the name given, whole or in part; `folder` see
 """
 
 import contextlib
+import functools
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import netCDF4
 import numpy as np
+import xarray as xr
+from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from phasejax.experiment import Experiment
 from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, coordinates, own_axes, refuse_newer
@@ -21,10 +25,40 @@ from phasejax.files.state import Digest
 if TYPE_CHECKING:
     from phasejax.observables import Observable
 
-# The step axis of what is recorded on each occasion.
+T = TypeVar("T")
+
 _MAX_CHUNK = 4 * 2**20
 # The group of the training state at the end; its variables are the leaves, their names quoted, for a slash cannot be in one.
 _STATE = "state"
+
+
+_thread = threading.RLock()
+_depth = 0
+
+
+def _alone(function: Callable[..., T]) -> Callable[..., T]:
+    """The function, for one thread at a time, which is all that the netCDF library can bear.
+
+    xarray has a lock of its own for the same reason, which it holds while it reads, though not while it opens.
+    """
+
+    @functools.wraps(function)
+    def alone(*arguments: Any, **named: Any) -> T:
+        global _depth
+        with _thread, NETCDF4_PYTHON_LOCK if not _depth else contextlib.nullcontext():
+            _depth += 1
+            try:
+                return function(*arguments, **named)
+            finally:
+                _depth -= 1
+
+    return alone
+
+
+def opened(path: Path) -> xr.Dataset:
+    """A file as xarray opens it."""
+    with _thread:
+        return xr.open_dataset(path, engine="netcdf4")
 
 
 class DamagedError(Exception):
@@ -39,6 +73,7 @@ class Record(NamedTuple):
     """Arrays (seed, cell, ...) by name; (seed, ...) for what is recorded once."""
 
 
+@_alone
 def write(
     path: Path,
     experiment: Experiment,
@@ -82,6 +117,7 @@ def write(
         nc.setncatts({**attributes, "format_version": FORMAT_VERSION, **named})
 
 
+@_alone
 def concatenate(
     sources: Sequence[Path],
     target: Path,
@@ -133,6 +169,7 @@ def concatenate(
                     done[axis] += len(chosen(nc, axis))
 
 
+@_alone
 def merge(
     sources: Sequence[Path], target: Path, attributes: Mapping[str, str], identify: Callable[[str], str] = str
 ) -> None:
@@ -195,6 +232,7 @@ def _merge_states(
     group.setncatts({**headers[0], "identity": identify(headers[0]["run"]), "sha256": str(digest)})
 
 
+@_alone
 def keep_state(path: Path, header: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> None:
     """Add a training state to a file, in a group of its own: arrays (seed, ...), and a header with their SHA-256."""
     with netCDF4.Dataset(path, "a") as nc:
@@ -204,6 +242,7 @@ def keep_state(path: Path, header: Mapping[str, Any], leaves: Mapping[str, np.nd
         group.setncatts({**header, "sha256": str(Digest(leaves))})
 
 
+@_alone
 def state(path: Path, seeds: slice = slice(None)) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header of a file's training state, and its arrays by name, of some of the seeds.
 
@@ -249,6 +288,7 @@ def _leaf(group: netCDF4.Dataset, name: str, leaf: np.ndarray) -> None:
     _variable(group, _quoted(name), leaf.dtype, dims, {})[...] = leaf
 
 
+@_alone
 def attributes(path: Path) -> dict[str, Any]:
     """Global attributes of a file.
 
@@ -262,6 +302,7 @@ def attributes(path: Path) -> dict[str, Any]:
             raise DamagedError(f"{path} is damaged: its attributes cannot be read") from None
 
 
+@_alone
 def lacks(path: Path, experiment: Experiment) -> str:
     """What a file lacks of an experiment's records or seeds, in words; empty if it has them all.
 
@@ -285,6 +326,7 @@ def lacks(path: Path, experiment: Experiment) -> str:
     return ""
 
 
+@_alone
 def count(path: Path) -> int:
     """How many records a file has.
 
@@ -295,6 +337,7 @@ def count(path: Path) -> int:
         return len(nc.dimensions["step"])
 
 
+@_alone
 def read_through(path: Path) -> None:
     """Read a file's records, one at a time, and its state against their checksums.
 

@@ -17,6 +17,7 @@ from phasejax.files.layout import has_records, paths, segments, slabs_in, states
 from phasejax.files.netcdf import DamagedError
 from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, coordinates, refuse_newer
 from phasejax.files.state import read_header
+from phasejax.memory import available, size
 from phasejax.starts import FromRun
 from phasejax.tasks import same_file
 
@@ -85,6 +86,8 @@ def load_run(path: str | Path) -> xr.Dataset:
     """
     with open_run(path) as dataset:
         wanted = [name for name, variable in dataset.data_vars.items() if "step_decades" not in variable.dims]
+        if (needed := dataset[wanted].nbytes) > (there := available()):
+            raise StoreError(f"{path} has {size(needed)} of records, and {size(there)} of memory are free here.")
         try:
             return dataset[wanted].load()
         except (OSError, RuntimeError):  # what a file says that opens and then breaks off
@@ -320,7 +323,7 @@ def _kept(part: xr.Dataset) -> dict[str, Any]:
 
 def _open(file: Path) -> xr.Dataset:
     try:
-        dataset = xr.open_dataset(file, engine="netcdf4")
+        dataset = netcdf.opened(file)
     except PermissionError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror}.") from None
     except Exception:  # damaged bytes fail in any way HDF5, netCDF4 and xarray know
