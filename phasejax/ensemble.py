@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from phasejax.checks import ExperimentError
@@ -205,7 +206,7 @@ def _written(jaxpr: Any) -> int:
     for equation in jaxpr.eqns:
         if equation.primitive.name in _WRITTEN:
             largest = max(largest, *(var.aval.size * var.aval.dtype.itemsize for var in equation.outvars))
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             largest = max(largest, _written(inner))
     return largest
 
@@ -218,11 +219,21 @@ def make_cells(experiment: Experiment) -> Cells:
     return Cells(numbers, jnp.asarray(np.array(starts), dtype), jnp.asarray(np.array(start), jnp.int32))
 
 
-def build(experiment: Experiment, advance: Advance, observables: Sequence[Observable], on: Place) -> Ensemble:
+def build(
+    experiment: Experiment, advance: Advance, observables: Sequence[Observable], on: Place, programs: str | None = ""
+) -> Ensemble:
     """The compiled functions for an experiment.
 
     Each is made once for all experiments that agree in what it depends on, which is what it is given here: the values of
     the cells and labels, and the schedule, are in none of them.
+
+    Args:
+        experiment: what is trained.
+        advance: an engine's function for it.
+        observables: what is recorded.
+        on: where.
+        programs: what is known to be computed, by its digest: functions of one's own may read what has changed since they
+            were traced. None for functions that have not been traced yet.
     """
     network, task, sgd = experiment.network, experiment.task, experiment.sgd
     blocks = Blocks(sgd.order, task.samples, sgd.batch_size, experiment.ladder.block // experiment.epoch_steps)
@@ -237,13 +248,13 @@ def build(experiment: Experiment, advance: Advance, observables: Sequence[Observ
     return Ensemble(
         devices=len(on.devices),
         place=lambda array: jax.device_put(array, NamedSharding(_mesh(on.devices), _SEED)),
-        seeds=_seeds(network, task, experiment.grid.replicas, experiment.precision, on),
+        seeds=_seeds(programs, network, task, experiment.grid.replicas, experiment.precision, on),
         shared=shared,
-        init=_init(network, experiment.start, experiment.optimizer, not experiment.plain, on),
-        batches=_batches(blocks, on),
-        advance=_advance(advance, on),
+        init=_init(programs, network, experiment.start, experiment.optimizer, not experiment.plain, on),
+        batches=_batches(programs, blocks, on),
+        advance=_advance(programs, advance, on),
         mark=_mark(on),
-        observe={when: _observe(when, view, chosen, on) for when, chosen in by_occasion.items() if chosen},
+        observe={when: _observe(programs, when, view, chosen, on) for when, chosen in by_occasion.items() if chosen},
     )
 
 
@@ -275,7 +286,21 @@ def _each(on: Place, function: Callable, *stacked: Any) -> Any:
     return each(on.on_cpu, function, *stacked)
 
 
-@functools.lru_cache(maxsize=64)  # users' parts come and go
+def _kept(make: Callable[..., Callable]) -> Callable[..., Callable]:
+    """Makes functions once for equal arguments and programs, and anew where the programs are None."""
+
+    @functools.lru_cache(maxsize=64)  # users' parts come and go
+    def made(programs: str, *arguments: Any) -> Callable:
+        return make(*arguments)
+
+    @functools.wraps(make)
+    def kept(programs: str | None, *arguments: Any) -> Callable:
+        return make(*arguments) if programs is None else made(programs, *arguments)
+
+    return kept
+
+
+@_kept
 def _seeds(network: Any, task: Any, replicas: int, precision: str, on: Place) -> Callable:
     def seeds(labels: Array) -> Task:
         return _each(on, lambda label: make_task(network, task, replicas, jnp.dtype(precision), label), labels)
@@ -283,7 +308,7 @@ def _seeds(network: Any, task: Any, replicas: int, precision: str, on: Place) ->
     return _sharded("seeds", seeds, on, [_SEED])
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def _init(network: Any, beginning: Any, optimizer: Optimizer, summed: bool, on: Place) -> Callable:
     def init(tasks: Task, cells: Cells) -> State:
         return _each(on, lambda task: initial_state(network, beginning, optimizer, summed, task, cells), tasks)
@@ -291,7 +316,7 @@ def _init(network: Any, beginning: Any, optimizer: Optimizer, summed: bool, on: 
     return _sharded("init", init, on, [_TASK, _EVERYWHERE])
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def _batches(blocks: Blocks, on: Place) -> Callable:
     def batches(tasks: Task, first_epoch: Array) -> Batches:
         return _each(on, lambda task: make_batches(blocks, task, first_epoch), tasks)
@@ -299,7 +324,7 @@ def _batches(blocks: Blocks, on: Place) -> Callable:
     return _sharded("batches", batches, on, [_TASK, _EVERYWHERE])
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def _advance(advance: Advance, on: Place) -> Callable:
     return _sharded("advance", advance, on, [_SEED, _TASK, _SEED, _EVERYWHERE, _EVERYWHERE], donate=(0,))
 
@@ -313,7 +338,7 @@ def _mark(on: Place) -> Callable:
     return _sharded("mark", mark, on, [_SEED], donate=(0,))
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def _observe(when: When, view: View, observables: tuple[Observable, ...], on: Place) -> Callable:
     if when == "once":
         return _sharded("observe once", lambda tasks: _each(on, lambda task: _of_task(observables, task), tasks),

@@ -131,7 +131,7 @@ def simulate(
             if isinstance(experiment.start, FromRun):
                 given = reading.weights_to_start_from(experiment.start, piece.experiment)
             advance = trained_by.advance(piece.experiment, on)
-            training = Training(piece.experiment, advance, chosen.observables, on, given)
+            training = Training(piece.experiment, advance, chosen.observables, on, given, identity.programs)
             space = _space(piece.experiment, *training.ensemble.check(piece.experiment, chosen.observables))
             for sentence in set(stand_ins()) - said:
                 said.add(sentence)

@@ -196,8 +196,9 @@ def merge(out: str | Path) -> Path:
         for path, found in zip(done.values(), attributes, strict=True):
             for name in _SAME:
                 if str(found.get(name)) != str(attributes[0].get(name)):
+                    how = "compiled by" if name == "compiled_by" else f"made with {name.replace('_', ' ')}"
                     raise StoreError(
-                        f"{path} was made with {name.replace('_', ' ')} {shown(found.get(name))}, and {first} with "
+                        f"{path} was {how} {shown(found.get(name))}, and {first} with "
                         f"{shown(attributes[0].get(name))}: delete one of them, and --resume {folder} trains it again."
                     )
         # What a slab does not say of itself is left out: none of it is needed to read the file.
