@@ -319,8 +319,9 @@ def test_a_compiler_that_hangs_is_ended_with_all_it_started(monkeypatch, tmp_pat
 
 
 @pytest.mark.usefixtures("without_kernels")
-def test_a_compiler_that_does_not_stop_printing_is_ended(monkeypatch):
-    assert refusal(monkeypatch, "yes") == "yes was ended: it would not stop printing"
+def test_a_compiler_that_does_not_stop_printing_is_ended(monkeypatch, tmp_path):
+    command = compiler(tmp_path, "exec yes")
+    assert refusal(monkeypatch, command) == f"{command} was ended: it would not stop printing"
 
 
 def test_a_library_that_is_exchanged_after_it_was_looked_at_is_not_loaded(cache, planted, monkeypatch):

@@ -168,6 +168,10 @@ class Store:
         first = self._experiment.grid.first_seed - shorter.grid.first_seed
         seeds = slice(first, first + self._experiment.grid.seeds)
         checkpoint, made_by = final_state(file, seeds)
+        try:
+            netcdf.read_through(file)
+        except DamagedError as error:
+            raise StoreError(f"{error}: only training the run again gives it back.") from None
         ours = self._of_a_state()
         # Before `compiled_by` was written down nobody knows.
         made_by = {"compiled_by": ours["compiled_by"], **made_by}

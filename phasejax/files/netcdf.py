@@ -6,6 +6,7 @@ grid, seed). Files are made under the name given, whole or in part; `folder` see
 
 import contextlib
 import functools
+import hashlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,6 +64,27 @@ def opened(path: Path) -> xr.Dataset:
 
 class DamagedError(Exception):
     """A file that cannot be read, or that does not continue the others: one sentence without its end."""
+
+
+class _Contents:
+    """SHA-256 of what the variables of a file hold. Checksums of chunks do not cover where HDF5 looks for them."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Any] = {}
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        """Take the next values of a variable in, in their order in the file."""
+        raw = repr(values.tolist()).encode() if values.dtype == object else np.ascontiguousarray(values).data
+        if values.size:
+            self._of.setdefault(name, hashlib.sha256()).update(raw)
+
+    def __str__(self) -> str:
+        return hashlib.sha256(repr([(name, self._of[name].hexdigest()) for name in sorted(self._of)]).encode()).hexdigest()
+
+    def require(self, path: Path, nc: netCDF4.Dataset) -> None:
+        """Raise unless they are those of a file. Files had no such digest at first."""
+        if "contents" in nc.ncattrs() and nc.getncattr("contents") != str(self):
+            raise DamagedError(f"{path} is damaged: its records are not those that were written")
 
 
 class Record(NamedTuple):
@@ -154,7 +176,7 @@ def concatenate(
                 sizes[axis] += len(chosen(nc, axis))
             kept = len(range(len(nc.dimensions["seed"]))[seeds])
     with _read(sources[0]) as first, _create_like(target, first, {**sizes, "seed": kept}, attributes) as made:
-        done = dict.fromkeys(axes, 0)
+        done, contents = dict.fromkeys(axes, 0), _Contents()
         for source in sources:
             with _read(source) as nc:
                 for name, variable in nc.variables.items():
@@ -162,11 +184,16 @@ def concatenate(
                     if variable.dimensions and variable.dimensions[0] in axes:
                         row = done[variable.dimensions[0]]
                         for k, of_source in enumerate(chosen(nc, variable.dimensions[0])):
-                            made[name][row + k] = _values(source, variable, of_source, *where[1:])
+                            values = _values(source, variable, of_source, *where[1:])
+                            made[name][row + k] = values
+                            contents.add(name, values)
                     elif source is sources[0]:
-                        made[name][...] = _values(source, variable, *where)
+                        values = _values(source, variable, *where)
+                        made[name][...] = values
+                        contents.add(name, values)
                 for axis in axes:
                     done[axis] += len(chosen(nc, axis))
+        made.setncattr("contents", str(contents))
 
 
 @_alone
@@ -196,15 +223,27 @@ def merge(
         seeds = sum(len(nc.dimensions["seed"]) for nc in opened)
         made = stack.enter_context(_create_like(target, first, {"seed": seeds}, attributes))
         pairs = list(zip(sources, opened, strict=True))
+        read, contents = [_Contents() for _ in pairs], _Contents()
         for name, variable in first.variables.items():
             if "seed" not in variable.dimensions:
-                made[name][...] = _values(sources[0], variable)
+                for of_source, (source, nc) in zip(read, pairs, strict=True):
+                    of_source.add(name, _values(source, nc[name]))
+                values = _values(sources[0], variable)
+                made[name][...] = values
+                contents.add(name, values)
                 continue
             axis = variable.dimensions.index("seed")
             # By records where there are any, so that no more than one is held at a time.
             for where in [(k,) for k in range(variable.shape[0])] if axis else [()]:
                 parts = [_values(source, nc[name], *where) for source, nc in pairs]
-                made[name][where or ...] = np.concatenate(parts, axis - len(where))
+                whole = np.concatenate(parts, axis - len(where))
+                made[name][where or ...] = whole
+                contents.add(name, whole)
+                for of_source, part in zip(read, parts, strict=True):
+                    of_source.add(name, part)
+        for of_source, (source, nc) in zip(read, pairs, strict=True):
+            of_source.require(source, nc)
+        made.setncattr("contents", str(contents))
         if any(_STATE in nc.groups for nc in opened):
             _merge_states(pairs, made, identify)
 
@@ -345,9 +384,11 @@ def read_through(path: Path) -> None:
         DamagedError: one cannot be read.
     """
     with _read(path) as nc:
-        for variable in nc.variables.values():
+        contents = _Contents()
+        for name, variable in nc.variables.items():
             for where in [(k,) for k in range(variable.shape[0])] if variable.ndim > 1 else [()]:
-                _values(path, variable, *where)
+                contents.add(name, _values(path, variable, *where))
+        contents.require(path, nc)
         kept = _STATE in nc.groups
     if kept:
         state(path)

@@ -54,7 +54,7 @@ def open_run(path: str | Path) -> xr.Dataset:
 def _wrong(dataset: xr.Dataset, experiment: Experiment) -> str:
     """The coordinate of a run, or of a selection of one, that is not as its experiment has it; empty if all are."""
     axes = experiment.grid.axes
-    if dataset.attrs.get("axes", " ".join(axes)) != " ".join(axes):
+    if str(dataset.attrs.get("axes", " ".join(axes))) != " ".join(axes):
         return "list of axes"
     records = {stop.step for stop in experiment.stops() if stop.record}
     allowed: dict[str, Any] = {**axes, "seed": experiment.grid.labels, **dict.fromkeys(STEP_AXES.values(), records)}
@@ -62,7 +62,8 @@ def _wrong(dataset: xr.Dataset, experiment: Experiment) -> str:
     for name, possible in allowed.items():
         found = there.get(name, np.array([]))
         ascending = name in axes or (np.diff(found) > 0).all()
-        if (name not in there and name in axes) or not ascending or len(set(found.tolist())) < found.size:
+        lost = name not in there and (name in axes or name in dataset.dims)
+        if lost or not ascending or len(set(found.tolist())) < found.size:
             return name
         if found.dtype.kind not in "if" or not all(value in possible for value in found.tolist()):
             return name

@@ -218,6 +218,8 @@ def merge(out: str | Path) -> Path:
     return file
 
 
+_OWN = ("coordinates", "format_version", "contents")
+"""Attributes that are each file's own."""
 _SAME = ("phasejax_version", "identity", "engine", "precision", "compiled_by", "versions")
 """Attributes in which slabs must agree to be one run."""
 
@@ -247,7 +249,7 @@ def _attributes(experiment: Experiment, labels: range, path: Path) -> dict[str, 
         raise StoreError(f"{path} comes from another experiment than the one in {path.parent}: delete it, or move it away.")
     if lacking := netcdf.lacks(path, _part(experiment, labels)):
         raise DamagedError(f"{path} lacks {lacking}")
-    return {name: value for name, value in netcdf.attributes(path).items() if name not in ("coordinates", "format_version")}
+    return {name: value for name, value in netcdf.attributes(path).items() if name not in _OWN}
 
 
 def _part(experiment: Experiment, labels: range) -> Experiment:
