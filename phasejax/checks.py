@@ -8,6 +8,10 @@ import difflib
 import functools
 import math
 import numbers
+import re
+import reprlib
+import struct
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
@@ -21,11 +25,38 @@ class ExperimentError(ValueError):
 
 def refuse(name: str, given: object, allowed: str) -> ExperimentError:
     """The error for a setting: its name, what was given and what is allowed."""
-    return ExperimentError(f"{name} = {given!r} is not possible: {allowed}.")
+    return ExperimentError(f"{shown(name)} = {_shortened.repr(given)} is not possible: {allowed}.")
+
+
+class _Shortened(reprlib.Repr):
+    """Values as words that a sentence can bear, whatever they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 200
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 20
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python writes no longer numbers.
+        return repr(x) if x.bit_length() < 400 else f"a number of {x.bit_length()} bits"
+
+    def repr_instance(self, x: object, level: int) -> str:
+        return " ".join(super().repr_instance(x, level).split())
+
+
+_shortened = _Shortened()
+
+
+def shown(text: object) -> str:
+    """A text from elsewhere as part of a sentence: on one line, without control characters, and not endless."""
+    words = str(text)
+    words = words if len(words) <= 300 else f"{words[:300]} ..."
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in words)
 
 
 def unknown(name: str, names: Sequence[str], prefix: str = "") -> ExperimentError:
     """The error for a name that does not exist, with the nearest that does."""
+    name = shown(name)
     close = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean {prefix}{close[0]}" if close else f"choose from {', '.join(names)}"
     return ExperimentError(f"{prefix}{name} is not a field of an experiment: {hint}.")
@@ -63,6 +94,22 @@ def number(name: str, value: object, allowed: str = "it must be a finite number"
     return found
 
 
+def rounded(name: str, value: float, precision: str) -> float:
+    """A number as the run computes with it.
+
+    Raises:
+        ExperimentError: it vanishes there, or is infinite. XLA takes what is smaller than the smallest normal number for 0.
+    """
+    kind, least = ("f", 2.0**-126) if precision == "float32" else ("d", 2.0**-1022)
+    try:
+        (found,) = struct.unpack(kind, struct.pack(kind, value))
+    except OverflowError:
+        found = math.copysign(math.inf, value)
+    if math.isinf(found) or (value and abs(found) < least):
+        raise refuse(name, value, f"in {precision} it is {found if math.isinf(found) else 0.0:g}")
+    return found
+
+
 def sequence(name: str, value: object) -> tuple:
     """A list of anything, as a tuple."""
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -81,6 +128,26 @@ def text(name: str, value: object) -> str:
     if not isinstance(value, str) and not hasattr(value, "__fspath__"):
         raise refuse(name, value, "it must be a text")
     return str(value)
+
+
+MOST_TOML = 2**20
+_FLOAT = re.compile(r"(?<![\w.\"'+-])[+-]?\d+\.\d+(?:[eE][+-]?\d+)?(?![\w.\"'])")
+
+
+def read_toml(content: str, source: str) -> dict[str, Any]:
+    """The tables of a TOML document.
+
+    Raises:
+        ExperimentError: it is none, or larger than any settings. Keys with many dots take the parser memory as their square.
+    """
+    if len(content) > MOST_TOML:
+        raise ExperimentError(f"{source} is too large: settings have at most {MOST_TOML:,} characters.")
+    if any(line.count(".") > 50 and _FLOAT.sub("", line).count(".") > 50 for line in content.split("\n")):
+        raise ExperimentError(f"{source} has more than 50 dots in a line, those of numbers aside: no settings need as many.")
+    try:
+        return tomllib.loads(content)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise ExperimentError(f"{source} is not valid TOML: {shown(error)}.") from None
 
 
 def set_fields(part: object, **values: object) -> None:

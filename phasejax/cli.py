@@ -4,6 +4,7 @@ Refusals are one sentence on standard error and exit code 2. Neither jax nor xar
 """
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -24,6 +25,7 @@ from phasejax import arguments, names
 from phasejax.arguments import parse
 from phasejax.checks import ExperimentError, refuse
 from phasejax.experiment import PRESETS, Experiment, Reading
+from phasejax.progress import say
 
 _TIMED_OUT = 124
 
@@ -137,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         "figures": (figures, Figures),
         "compare": (compare, Compare),
     }
+    _stand_in_for_closed_streams()
     with _one_sentence():
         asked = given[0] if given else ""
         if asked in commands:
@@ -183,7 +186,7 @@ def status(argv: Sequence[str]) -> NoReturn:
     """The command `status`: say how far a run is, a line for every slab of it. Arguments as on the command line."""
     with _one_sentence():
         out = parse(Status, argv, "status").run
-        from phasejax.files.layout import has_states, paths, slabs_in
+        from phasejax.files.layout import has_states, paths, slabs_in, uncovered
         from phasejax.files.progress import progress
         from phasejax.files.reading import read_experiment
 
@@ -197,9 +200,8 @@ def status(argv: Sequence[str]) -> NoReturn:
             print(part)
         if words := next(filter(None, (part.left_out for part in found)), ""):
             print(words)
-        lacking = set(experiment.grid.labels).difference(*(part.experiment.grid.labels for part in found))
-        if lacking:
-            print(f"{len(lacking)} of {experiment.grid.seeds} seeds have not been begun.")
+        if lacking := uncovered(experiment.grid.labels, (part.experiment.grid.labels for part in found)):
+            print(f"{lacking} of {experiment.grid.seeds} seeds have not been begun.")
         elif not file.exists() and all(part.finished for part in found):
             print(f"All are finished: python -m phasejax merge {shlex.quote(str(folder))} makes one file of them.")
     sys.exit(0)
@@ -313,7 +315,7 @@ def _train(experiment: Experiment, out: Path, shard: Any, devices: Sequence[Any]
         )  # fmt: skip
     except Interrupted as stop:
         how = "Interrupted" if received else "Out of time"
-        print(f"{how}, {stop}: {again}.", file=sys.stderr)
+        say(f"{how}, {stop}: {again}.")
         sys.exit(128 + received[0] if received else _TIMED_OUT)
     seconds = time.monotonic() - started
     if shard:
@@ -345,7 +347,7 @@ def _signals() -> list[int]:
 
     def listen() -> None:
         received.append(os.read(reading, 1)[0])
-        print("Ending the call in flight and writing a checkpoint; a second signal ends at once.", file=sys.stderr)
+        say("Ending the call in flight and writing a checkpoint; a second signal ends at once.")
         os._exit(128 + os.read(reading, 1)[0])
 
     # A thread, because a handler would not be called before the compiled function that is running returns.
@@ -360,7 +362,7 @@ def _seconds(text: str | None) -> float:
     """A time limit such as 3h50m in seconds; infinite if there is none."""
     if text is None:
         return math.inf
-    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    found = re.fullmatch(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", text)
     if not found or not any(found.groups()):
         raise refuse("time_limit", text, "give days, hours, minutes and seconds, as 3h50m or 90s")
     return float(sum(int(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True)))
@@ -368,7 +370,10 @@ def _seconds(text: str | None) -> float:
 
 def _devices(name: str) -> Sequence[Any]:
     """The JAX devices of this name."""
-    import jax
+    try:
+        import jax
+    except ValueError as error:  # settings in the environment that are none
+        raise ExperimentError(f"JAX cannot be started here: {error}.") from None
 
     from phasejax.simulation import all_devices
 
@@ -416,34 +421,54 @@ def _default_out(options: Run, experiment: Experiment) -> Path:
     return Path("runs") / name
 
 
+def _stand_in_for_closed_streams() -> None:
+    """Open what the process was begun without, or the next file opened would get what libraries write to standard error."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 @contextlib.contextmanager
 def _one_sentence() -> Any:
     """Turn a refusal into its sentence on standard error and exit code 2."""
     try:
         yield
-    except BrokenPipeError:
-        # Who read the output has seen enough. Nothing more may be written, not even by Python's own end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except BrokenPipeError as deaf:
+        _hushed(deaf)
     except SystemExit:
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.flush()
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError as deaf:
+            _hushed(deaf)
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
     except ExperimentError as refusal:
-        print(refusal, file=sys.stderr)
+        say(str(refusal))
         sys.exit(2)
     except Exception as refusal:
         # Importing these costs xarray's import time, so it is done only where something has gone wrong already.
         from phasejax.analysis.run import RunError
         from phasejax.files.durable import StoreError
 
+        if isinstance(refusal, OSError) and not refusal.filename and refusal.errno in (errno.ENOSPC, errno.EIO):
+            _hushed(refusal)
         if isinstance(refusal, OSError) and refusal.filename:
             refusal = f"{refusal.filename} cannot be used: {refusal.strerror}."
         elif not isinstance(refusal, (RunError, StoreError)):
             raise
-        print(refusal, file=sys.stderr)
+        say(str(refusal))
         sys.exit(2)
+
+
+def _hushed(deaf: OSError) -> NoReturn:
+    """Leave when standard output takes no more: who read it has seen enough, or the disk it goes to is full."""
+    # Nothing more may be written, not even by Python's own end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(deaf, BrokenPipeError):
+        sys.exit(0)
+    say(f"Standard output cannot be written to: {deaf.strerror}.")
+    sys.exit(2)

@@ -14,9 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from phasejax.checks import ExperimentError
 from phasejax.experiment import Experiment
+from phasejax.memory import available, size
 from phasejax.observables import Observable, View, When
 from phasejax.optimizers import Optimizer
 from phasejax.seed import Blocks, make_batches, make_task, shared_data, start
@@ -110,9 +113,11 @@ class Ensemble:
 
         (With a single seed XLA unrolls the loop over seeds and may round differently.)
         """
-        each = max(2, -(-len(labels) // self.devices))
-        extra = range(max(labels) + 1, max(labels) + 1 + each * self.devices - len(labels))
-        return (np.array([*labels, *extra]) % 2**31).astype(np.int32)
+        extra = self._padded(len(labels)) - len(labels)
+        return (np.append(labels, max(labels) + 1 + np.arange(extra)) % 2**31).astype(np.int32)
+
+    def _padded(self, seeds: int) -> int:
+        return max(2, -(-seeds // self.devices)) * self.devices
 
     def shapes(self, experiment: Experiment, seeds: int | None = None) -> dict[str, tuple[Any, ...]]:
         """Abstract arguments of each function, for so many seeds; those of the experiment if None.
@@ -121,8 +126,7 @@ class Ensemble:
             ExperimentError: an observable, a task or a network fails on them.
         """
         scalar: Any = jax.ShapeDtypeStruct((), jnp.int32)
-        padded = self.pad(range(seeds) if seeds else experiment.grid.labels)
-        labels = jax.ShapeDtypeStruct(padded.shape, jnp.int32)
+        labels = jax.ShapeDtypeStruct((self._padded(seeds or experiment.grid.seeds),), jnp.int32)
         shared = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), self.shared())
         tasks = jax.eval_shape(self.seeds, labels)._replace(shared=shared)
         cells = jax.eval_shape(lambda: make_cells(experiment))
@@ -166,6 +170,46 @@ class Ensemble:
             sizes[when] = _bytes(found)
         return sizes, _bytes(shapes["mark"])
 
+    def require_memory(self, experiment: Experiment, on: Place) -> None:
+        """Raise if an experiment takes more memory than there is, before it takes any.
+
+        Raises:
+            ExperimentError: arrays that have to be there at the same time are more than the devices can hold.
+        """
+        shapes = self.shapes(experiment)
+        state, tasks, batches, cells, _ = shapes["advance"]
+        functions = {"seeds": self.seeds, "init": self.init, "batches": self.batches, "advance": self.advance}
+        functions |= {f"observe {when}": observe for when, observe in self.observe.items()}
+        temporary = max(_written(function.trace(*shapes[name]).jaxpr.jaxpr) for name, function in functions.items())
+        records = sum(_bytes(jax.eval_shape(self.observe[when], *shapes[f"observe {when}"])) for when in self.observe)
+        needed = {
+            "data": _bytes((tasks, batches)) + (self.devices - 1) * _bytes(tasks.shared),
+            "state": (2 if on.on_cpu else 1) * _bytes((state, cells)),  # which a checkpoint copies, to the machine's memory
+            "records": (2 if on.on_cpu else 1) * records,
+            "temporaries": self.devices * temporary,
+        }
+        there = available(on.devices)
+        if sum(needed.values()) > there:
+            parts = ", ".join(f"{name} {size(of)}" for name, of in needed.items())
+            raise ExperimentError(f"The run needs at least {size(sum(needed.values()))} of memory ({parts}), and "
+                                  f"{size(int(there))} are free here: take fewer seeds at a time with --shard, or less of "
+                                  "what is large.")  # fmt: skip
+
+
+# What XLA cannot do without writing it down, and what is no argument or result of a function as it is.
+_WRITTEN = {"dot_general", "sort", "random_bits", "threefry2x32", "eigh", "svd"}
+
+
+def _written(jaxpr: Any) -> int:
+    """Bytes of the largest array that a program, or one within it, has to write down in passing."""
+    largest = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _WRITTEN:
+            largest = max(largest, *(var.aval.size * var.aval.dtype.itemsize for var in equation.outvars))
+        for inner in jaxprs_in_params(equation.params):
+            largest = max(largest, _written(inner))
+    return largest
+
 
 def make_cells(experiment: Experiment) -> Cells:
     """The numbers of the cells of an experiment, in its precision, and which of them begin alike."""
@@ -175,11 +219,21 @@ def make_cells(experiment: Experiment) -> Cells:
     return Cells(numbers, jnp.asarray(np.array(starts), dtype), jnp.asarray(np.array(start), jnp.int32))
 
 
-def build(experiment: Experiment, advance: Advance, observables: Sequence[Observable], on: Place) -> Ensemble:
+def build(
+    experiment: Experiment, advance: Advance, observables: Sequence[Observable], on: Place, programs: str | None = ""
+) -> Ensemble:
     """The compiled functions for an experiment.
 
     Each is made once for all experiments that agree in what it depends on, which is what it is given here: the values of
     the cells and labels, and the schedule, are in none of them.
+
+    Args:
+        experiment: what is trained.
+        advance: an engine's function for it.
+        observables: what is recorded.
+        on: where.
+        programs: what is known to be computed, by its digest: functions of one's own may read what has changed since they
+            were traced. None for functions that have not been traced yet.
     """
     network, task, sgd = experiment.network, experiment.task, experiment.sgd
     blocks = Blocks(sgd.order, task.samples, sgd.batch_size, experiment.ladder.block // experiment.epoch_steps)
@@ -194,13 +248,13 @@ def build(experiment: Experiment, advance: Advance, observables: Sequence[Observ
     return Ensemble(
         devices=len(on.devices),
         place=lambda array: jax.device_put(array, NamedSharding(_mesh(on.devices), _SEED)),
-        seeds=_seeds(network, task, experiment.grid.replicas, experiment.precision, on),
+        seeds=_seeds(programs, network, task, experiment.grid.replicas, experiment.precision, on),
         shared=shared,
-        init=_init(network, experiment.start, experiment.optimizer, not experiment.plain, on),
-        batches=_batches(blocks, on),
-        advance=_advance(advance, on),
+        init=_init(programs, network, experiment.start, experiment.optimizer, not experiment.plain, on),
+        batches=_batches(programs, blocks, on),
+        advance=_advance(programs, advance, on),
         mark=_mark(on),
-        observe={when: _observe(when, view, chosen, on) for when, chosen in by_occasion.items() if chosen},
+        observe={when: _observe(programs, when, view, chosen, on) for when, chosen in by_occasion.items() if chosen},
     )
 
 
@@ -232,7 +286,21 @@ def _each(on: Place, function: Callable, *stacked: Any) -> Any:
     return each(on.on_cpu, function, *stacked)
 
 
-@functools.lru_cache(maxsize=64)  # users' parts come and go
+def _kept(make: Callable[..., Callable]) -> Callable[..., Callable]:
+    """Makes functions once for equal arguments and programs, and anew where the programs are None."""
+
+    @functools.lru_cache(maxsize=64)  # users' parts come and go
+    def made(programs: str, *arguments: Any) -> Callable:
+        return make(*arguments)
+
+    @functools.wraps(make)
+    def kept(programs: str | None, *arguments: Any) -> Callable:
+        return make(*arguments) if programs is None else made(programs, *arguments)
+
+    return kept
+
+
+@_kept
 def _seeds(network: Any, task: Any, replicas: int, precision: str, on: Place) -> Callable:
     def seeds(labels: Array) -> Task:
         return _each(on, lambda label: make_task(network, task, replicas, jnp.dtype(precision), label), labels)
@@ -240,7 +308,7 @@ def _seeds(network: Any, task: Any, replicas: int, precision: str, on: Place) ->
     return _sharded("seeds", seeds, on, [_SEED])
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def _init(network: Any, beginning: Any, optimizer: Optimizer, summed: bool, on: Place) -> Callable:
     def init(tasks: Task, cells: Cells) -> State:
         return _each(on, lambda task: initial_state(network, beginning, optimizer, summed, task, cells), tasks)
@@ -248,7 +316,7 @@ def _init(network: Any, beginning: Any, optimizer: Optimizer, summed: bool, on: 
     return _sharded("init", init, on, [_TASK, _EVERYWHERE])
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def _batches(blocks: Blocks, on: Place) -> Callable:
     def batches(tasks: Task, first_epoch: Array) -> Batches:
         return _each(on, lambda task: make_batches(blocks, task, first_epoch), tasks)
@@ -256,7 +324,7 @@ def _batches(blocks: Blocks, on: Place) -> Callable:
     return _sharded("batches", batches, on, [_TASK, _EVERYWHERE])
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def _advance(advance: Advance, on: Place) -> Callable:
     return _sharded("advance", advance, on, [_SEED, _TASK, _SEED, _EVERYWHERE, _EVERYWHERE], donate=(0,))
 
@@ -270,7 +338,7 @@ def _mark(on: Place) -> Callable:
     return _sharded("mark", mark, on, [_SEED], donate=(0,))
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def _observe(when: When, view: View, observables: tuple[Observable, ...], on: Place) -> Callable:
     if when == "once":
         return _sharded("observe once", lambda tasks: _each(on, lambda task: _of_task(observables, task), tasks),

@@ -8,16 +8,26 @@ import dataclasses
 import difflib
 import functools
 import hashlib
-import struct
-import tomllib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from phasejax import names, optimizers
-from phasejax.checks import ExperimentError, one_of, part, refuse, sequence, set_fields, unknown
+from phasejax.checks import (
+    MOST_TOML,
+    ExperimentError,
+    one_of,
+    part,
+    read_toml,
+    refuse,
+    rounded,
+    sequence,
+    set_fields,
+    unknown,
+)
 from phasejax.grid import Grid
 from phasejax.network import Network
 from phasejax.optimizers import Sgd
@@ -108,9 +118,36 @@ class Experiment:
                 raise refuse("start.along", name, "it must be an axis of the grid, a number given as a list")
         if isinstance(self.start, FromTeacher) and not getattr(self.task, "has_teacher", True):
             raise refuse("start", "FromTeacher", "the task has no teacher")
-        if self.precision == "float32":
-            for name, values in {**given, "learning_rate": self.cells().get("learning_rate", ())}.items():
-                _check_single(name, values if isinstance(values, list | tuple) else (values,))
+        self._check_rounded()
+
+    def _check_rounded(self) -> None:
+        """Raise where the precision turns a number into 0 or infinity, or two of an axis into one."""
+
+        def of(name: str) -> tuple[float, ...]:
+            value = dict(self.grid.numbers).get(name, ())
+            return value if isinstance(value, tuple) else (value,)
+
+        for name, _ in self.grid.numbers:
+            seen: dict[float, float] = {}
+            for value in of(name):
+                found = rounded(f"grid.{name}", value, self.precision)
+                if seen.setdefault(found, value) != value:
+                    raise refuse(f"grid.{name}", value, f"in {self.precision} it is the same as {seen[found]!r}")
+                if name == "momentum" and found == 1:
+                    raise refuse("grid.momentum", value, f"in {self.precision} it is 1")
+        rates = of("learning_rate")
+        if self.sgd.optimizer == "sgd":
+            rates += tuple(t * self.sgd.batch_size * (1 - m) for t in of("temperature") for m in of("momentum") or (0.0,))
+        factors = [] if self.schedule.rate == "cosine" else [factor for _, factor in self.schedule.rate]
+        for factor in [1.0, *factors]:
+            rounded("schedule.rate", factor, self.precision)
+            for rate in {min(rates, default=1.0), max(rates, default=1.0)}:
+                rounded("grid.learning_rate", rate * factor, self.precision)
+        rounded("start.perturbation", getattr(self.start, "perturbation", 0.0), self.precision)
+        for scale in getattr(self.network, "sigma_w_scale", ()) if isinstance(self.network, Network) else ():
+            rounded("network.sigma_w_scale", scale, self.precision)
+            for sigma in {min(of("sigma_w")), max(of("sigma_w"))}:
+                rounded("grid.sigma_w", sigma * scale, self.precision)
 
     # -- what follows from the settings ------------------------------------------------------------------------------
 
@@ -147,9 +184,9 @@ class Experiment:
             else [name for name in self.grid.axes if name in self.start.along]
         )
         places = [tuple(cell[name] for name in along) for cell in self.grid.cells()]
-        distinct = list(dict.fromkeys(places))
+        distinct = {place: number for number, place in enumerate(dict.fromkeys(places))}
         numbers = [place[0] for place in distinct] if isinstance(self.start, FromDraw) else list(range(len(distinct)))
-        return list(map(float, numbers)), [distinct.index(place) for place in places]
+        return list(map(float, numbers)), [distinct[place] for place in places]
 
     def depends_on(self, name: str) -> tuple[str, ...]:
         """The axes along which a number of the cells may change."""
@@ -190,7 +227,7 @@ class Experiment:
     @property
     def students(self) -> int:
         """Number of students, cells times seeds."""
-        return len(self.cells()["sigma_w"]) * self.grid.seeds
+        return math.prod(self.grid.shape) * self.grid.seeds
 
     @property
     def epoch_steps(self) -> int:
@@ -237,7 +274,9 @@ class Experiment:
     def preset(cls, name: str) -> "Experiment":
         """One of the presets that come with the package, the lengths of the paper's study: quick, desk or paper."""
         one_of("preset", name, PRESETS)
-        study = tomllib.loads((resources.files("phasejax") / "studies" / "paper" / "study.toml").read_text("utf-8"))
+        study = read_toml(
+            (resources.files("phasejax") / "studies" / "paper" / "study.toml").read_text("utf-8"), f"preset {name}"
+        )
         return cls.from_tables(study["base"]).changed(study["presets"][name])
 
     @classmethod
@@ -249,10 +288,7 @@ class Experiment:
             source: what to call it in an error, a file's name for instance.
             version: of the format it was written in.
         """
-        try:
-            tables = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-            raise ExperimentError(f"{source} is not valid TOML: {error}.") from None
+        tables = read_toml(text, source)
         return cls.from_tables(upgraded(tables) if version == 1 else tables)
 
     @classmethod
@@ -325,7 +361,8 @@ def content_of(path: str | Path, what: str) -> str:
         ExperimentError: it cannot be read.
     """
     try:
-        return Path(path).read_text("utf-8")
+        with open(path, encoding="utf-8") as file:
+            return file.read(MOST_TOML + 1)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ExperimentError(f"the {what} file {str(path)!r} cannot be read: {reason}.") from None
@@ -342,20 +379,6 @@ def _observed(given: Any) -> tuple[Any, ...]:
     if not chosen:
         raise refuse("observe", list(chosen), "a run that is observed by nothing says nothing")
     return chosen
-
-
-def _check_single(name: str, values: Sequence[float]) -> None:
-    """Raise where float32 turns a number into 0 or infinity, or two of an axis into one."""
-    seen: dict[float, float] = {}
-    for value in values:
-        try:
-            (single,) = struct.unpack("f", struct.pack("f", value))
-        except OverflowError:
-            single = float("inf")
-        if single == float("inf") or (value and not single):
-            raise refuse(f"grid.{name}", value, f"in float32 it is {single:g}")
-        if name != "learning_rate" and seen.setdefault(single, value) != value:
-            raise refuse(f"grid.{name}", value, f"in float32 it is the same as {seen[single]!r}")
 
 
 def _not_known(name: str, given: str) -> ExperimentError:

@@ -1,6 +1,7 @@
 """The ensemble: numbers of a cell, those given as lists being axes, times seeds."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ PAPER: dict[str, Number] = {
     "sigma_w": tuple(2.0**k for k in range(-3, 9)),
 }
 """The paper's plane, which a grid has where it says nothing else."""
+
+_MOST_VALUES, _MOST_CELLS = 20_000, 10**6
+"""On an axis, and in all: numbers of the cells are Python's own before they are arrays."""
 
 RESERVED = frozenset(
     {"step", "epoch", "step_decades", "step_ends", "seed", "teacher", "batch_size"}
@@ -76,6 +80,8 @@ class Grid:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        if math.prod(self.shape) > _MOST_CELLS:
+            raise refuse("grid", f"{' x '.join(map(str, self.shape))} cells", f"there are at most {_MOST_CELLS:,}")
 
     def __getattr__(self, name: str) -> Number:
         for known, value in self.__dict__.get("numbers", ()):
@@ -119,13 +125,17 @@ def _number(name: str, given: object) -> Number:
     value = scalar(given)
     if not isinstance(value, str) and not hasattr(value, "__iter__"):
         return _within(field, number(field, value, f"it must be a {kind}, or a list of different ones", above))
-    axis = tuple(number(field, one, f"every entry must be a {kind}", above) for one in sequence(field, value))
+    entries = sequence(field, value)
+    if len(entries) > _MOST_VALUES:
+        raise refuse(field, f"{len(entries):,} values", f"an axis has at most {_MOST_VALUES:,}")
+    axis = tuple(number(field, one, f"every entry must be a {kind}", above) for one in entries)
     if not axis:
         raise refuse(field, list(axis), f"the grid is empty; give at least one {kind}")
+    seen: set[float] = set()
     for one in axis:
-        if axis.count(one) > 1:
+        if one in seen:
             raise refuse(field, one, "it stands there more than once; every entry must be different")
-        _within(field, one)
+        seen.add(_within(field, one))
     return axis
 
 

@@ -7,6 +7,8 @@ digest of their source, whether they could be built or not. What Python does in 
 code is hashed beside it.
 """
 
+import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -36,7 +38,8 @@ def identify(experiment: Experiment, engine: Any, observables: Sequence[Observab
     first = (devices[0],)
     found = hashlib.sha256(engine.name.encode())
     with by_name():
-        ensemble = build(experiment, engine.advance(experiment, first), observables, Place(first))
+        known = None if _of_ones_own(experiment, engine, observables) else ""
+        ensemble = build(experiment, engine.advance(experiment, first), observables, Place(first), known)
         functions = {name: getattr(ensemble, name) for name in ("seeds", "init", "batches", "advance", "mark")}
         functions |= {f"observe {when}": function for when, function in ensemble.observe.items()}
         for name, arguments in ensemble.shapes(experiment, _SEEDS).items():
@@ -54,6 +57,27 @@ def identify(experiment: Experiment, engine: Any, observables: Sequence[Observab
     if not experiment.schedule.constant:
         found.update(array("d", [experiment.schedule.factor(stop.step) for stop in stops]).tobytes())
     return Identity(found.hexdigest(), programs)
+
+
+def _of_ones_own(experiment: Experiment, engine: Any, observables: Sequence[Observable]) -> bool:
+    """Whether anything traced is none of the libraries' functions, which read nothing that changes."""
+    parts = (experiment.network, experiment.task, experiment.start, experiment.sgd.factory, engine)
+    return any(map(_foreign, (*parts, *(one.function for one in observables))))
+
+
+def _foreign(thing: Any) -> bool:
+    if isinstance(thing, tuple):
+        return any(map(_foreign, thing))
+    if isinstance(thing, functools.partial):
+        return any(map(_foreign, (thing.func, *thing.args, *thing.keywords.values())))
+    if isinstance(thing, types.ModuleType):
+        return thing.__name__.partition(".")[0] != "phasejax"
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        return _foreign(type(thing)) or any(_foreign(getattr(thing, field.name)) for field in dataclasses.fields(thing))
+    if not callable(thing):
+        return False
+    module = getattr(thing, "__module__", None) or type(thing).__module__
+    return module.partition(".")[0] not in ("phasejax", "jax", "optax")
 
 
 def _callbacks(jaxpr: Any) -> Iterator[Any]:

@@ -6,13 +6,14 @@ anything: a name that is not known stays a name, and only training with it is re
 """
 
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from phasejax.checks import ExperimentError
+from phasejax.checks import ExperimentError, shown
 
 _used: dict[str, ModuleType] = {}
 
@@ -54,7 +55,7 @@ def use(path: str | Path, instead: bool = False) -> ModuleType:
 
 def is_reference(value: object) -> bool:
     """Whether a value is written as `module:attribute`."""
-    return isinstance(value, str) and value.count(":") == 1 and not value.startswith(":") and not value.endswith(":")
+    return isinstance(value, str) and re.fullmatch(r"[^\s:]+:[^\s:]+", value) is not None and value.isprintable()
 
 
 def look_up(name: str) -> Any:
@@ -68,9 +69,10 @@ def look_up(name: str) -> Any:
         return name
     found: Any = _used[module]
     for step in attribute.split("."):
-        if not hasattr(found, step):
-            raise ExperimentError(f"{name} is not possible: {_used[module].__file__} defines no {attribute}.")
-        found = getattr(found, step)
+        # What the file has imported is not its own to be named: a setting may say `mine:os.system`.
+        found = None if step.startswith("__") else getattr(found, step, None)
+        if found is None or isinstance(found, ModuleType):
+            raise ExperimentError(f"{shown(name)} is not possible: {_used[module].__file__} defines no {shown(attribute)}.")
     return found
 
 

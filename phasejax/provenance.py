@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib.metadata
+import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,16 @@ def versions(packages: Sequence[str]) -> str:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.append(f"{name} {importlib.metadata.version(name)}")
     return ", ".join([*found, f"Python {platform.python_version()}"])
+
+
+_NO_ARITHMETIC = re.compile(r"--xla_(force_host_platform_device_count|dump_|hlo_profile|cpu_parallel_codegen_split_count)")
+
+
+def compiled_by() -> str:
+    """What turns programs into arithmetic: jax, jaxlib, and flags of XLA's unless they are known to change none of it."""
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not _NO_ARITHMETIC.match(flag)]
+    made = f"jax {importlib.metadata.version('jax')} with jaxlib {importlib.metadata.version('jaxlib')}"
+    return f"{made} and XLA_FLAGS {' '.join(sorted(flags))}" if flags else made
 
 
 def device_name(devices: Sequence[Any]) -> str:

@@ -21,11 +21,11 @@ import numpy as np
 import xarray as xr
 
 from phasejax import engines, observables
-from phasejax.checks import refuse
+from phasejax.checks import refuse, shown
 from phasejax.engines import Engine
 from phasejax.ensemble import MATMUL_PRECISION
 from phasejax.experiment import Experiment
-from phasejax.files import reading, slabs
+from phasejax.files import netcdf, reading, slabs
 from phasejax.files.durable import StoreError
 from phasejax.files.folder import Store, keep_experiment
 from phasejax.files.layout import paths
@@ -37,8 +37,8 @@ from phasejax.identity import Identity, identify
 from phasejax.kernels.build import stand_ins
 from phasejax.observables import Observable
 from phasejax.observables.standard import standard
-from phasejax.progress import bar, watched
-from phasejax.provenance import commit, device_name, versions
+from phasejax.progress import bar, say, watched
+from phasejax.provenance import commit, compiled_by, device_name, versions
 from phasejax.schedule import Stop
 from phasejax.starts import FromRun
 from phasejax.training import Training, settings_of
@@ -90,7 +90,8 @@ def simulate(
         the file, lazily; with `shard` it has what all slabs have so far.
 
     Raises:
-        ExperimentError: the engine does not apply, an observable fails or its name is taken, or there is no such shard.
+        ExperimentError: the engine does not apply, JAX does not start, an observable fails or its name is taken, or there is
+            no such shard.
         StoreError: `out` exists, cannot be written to, holds another experiment, or the disk is too small.
         Interrupted: `interrupted` said so, or Ctrl-C was pressed; a second Ctrl-C is a KeyboardInterrupt. Whatever else ends
             a run, its last state is written if it can be.
@@ -105,7 +106,8 @@ def simulate(
             run = Path(folder) / "run"
             simulate(experiment, run, engine=engine, devices=devices, progress=progress,
                      checkpoint_seconds=checkpoint_seconds, interrupted=interrupted).close()  # fmt: skip
-            return xr.load_dataset(paths(run)[1])
+            with netcdf.opened(paths(run)[1]) as found:
+                return found.load()
 
     pieces = slabs.plan(out, experiment, shard and Shard(*shard), resume, overwrite)
     if not pieces:
@@ -119,7 +121,7 @@ def simulate(
         trained_by, passed_over = engines.choose(experiment, engine, on)
         identity = identify(experiment, trained_by, chosen.observables, on)
         if progress:
-            print(f"engine {trained_by.name} on {device_name(on)}. {passed_over}".strip(), file=sys.stderr)
+            say(f"engine {trained_by.name} on {device_name(on)}. {passed_over}".strip())
         attributes = _attributes(experiment, trained_by.name, on, identity, chosen.left_out)
         said: set[str] = set()
         for piece in pieces:
@@ -129,18 +131,18 @@ def simulate(
             if isinstance(experiment.start, FromRun):
                 given = reading.weights_to_start_from(experiment.start, piece.experiment)
             advance = trained_by.advance(piece.experiment, on)
-            training = Training(piece.experiment, advance, chosen.observables, on, given)
+            training = Training(piece.experiment, advance, chosen.observables, on, given, identity.programs)
             space = _space(piece.experiment, *training.ensemble.check(piece.experiment, chosen.observables))
             for sentence in set(stand_ins()) - said:
                 said.add(sentence)
                 words = f"{sentence}. Slower code of the libraries takes its place."
-                print(words, file=sys.stderr) if progress else warnings.warn(words, stacklevel=2)
+                say(words) if progress else warnings.warn(words, stacklevel=2)
             if piece.out != folder:
                 keep_experiment(folder, experiment)
             own = attributes | {"experiment": piece.experiment.to_toml(), "stand_ins": "; ".join(stand_ins())}
             with Store(piece.out, piece.experiment, chosen.observables, own, identity, resume, overwrite, space) as files:
                 if progress and files.left_by:
-                    print(f"{files.left_by} is gone and left {files.folder}: going on with it.", file=sys.stderr)
+                    say(f"{files.left_by} is gone and left {files.folder}: going on with it.")
                 checkpoint = files.latest()
                 if piece.source and not checkpoint:
                     files.take_over(piece.source)
@@ -167,7 +169,11 @@ def all_devices() -> Sequence[Any]:
                     f'jax.config.update("jax_num_cpu_devices", {cores}) before anything else takes all.',
                     stacklevel=3,
                 )
-    return jax.devices()
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = shown(str(error).partition("\n")[0]) or "it has no such device"
+        raise refuse("JAX_PLATFORMS", jax.config.values["jax_platforms"], f"JAX does not start there: {reason}") from None
 
 
 @contextlib.contextmanager
@@ -212,6 +218,7 @@ def _attributes(
         "not_recorded": "; ".join(left_out),
         "phasejax_version": importlib.metadata.version("phasejax"),
         "versions": versions(_PACKAGES),
+        "compiled_by": compiled_by(),
         "commit": commit(),
         "identity": identity.whole,
         "programs": identity.programs,
@@ -314,8 +321,7 @@ class _Run:
     def _commit(self) -> None:
         """Write the records since the last commit, and the state.
 
-        Not beside the training, in a thread: the netCDF library is not safe in two threads, and any dataset of the caller's
-        may be closed at any time. It takes a moment in half a minute.
+        Not beside the training, in a thread: it takes a moment in half a minute.
         """
         seeds, training = self._training.experiment.grid.seeds, self._training
         records = [Record(s, {n: np.array(v)[:seeds] for n, v in values.items()}) for s, values in self._records]

@@ -10,12 +10,14 @@ Integer targets are labels of classes.
 """
 
 import hashlib
+import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from phasejax import names
-from phasejax.checks import one_of, part, refuse, set_fields, text, whole
+from phasejax.checks import ExperimentError, one_of, part, refuse, set_fields, text, whole
 
 if TYPE_CHECKING:
     from jax import Array
@@ -101,8 +103,7 @@ class TeacherStudent:
 
     def read_teacher(self) -> dict[str, Any]:
         """The arrays of the teacher that is given, by name."""
-        with _read("task.teacher", self.teacher, self.sha256) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return _read("task.teacher", self.teacher, self.sha256)
 
     def draw(self, keys: Keys, network: Any, dtype: Any) -> tuple["Data", dict[str, "Array"]]:
         """The seed's data, and its teacher's weights."""
@@ -227,11 +228,11 @@ class Arrays(_OneForAll):
             return self.x, self.y, self.test_x, self.test_y
         if not self.path:
             raise refuse("task", "Arrays", "its arrays are known by their digest only: give them again, from Python")
-        with _read("task.path", self.path, self.sha256) as arrays:
-            missing = [name for name in _NAMES if name not in arrays.files]
-            if missing:
-                raise refuse("task.path", self.path, f"it has no array {' and '.join(missing)}")
-            return _checked(tuple(arrays[name] for name in _NAMES))
+        arrays = _read("task.path", self.path, self.sha256, _NAMES)
+        missing = [name for name in _NAMES if name not in arrays]
+        if missing:
+            raise refuse("task.path", self.path, f"it has no array {' and '.join(missing)}")
+        return _checked(tuple(arrays[name] for name in _NAMES))
 
 
 _NAMES = ("x", "y", "test_x", "test_y")
@@ -279,10 +280,15 @@ def _digest_of(arrays: tuple[Any, ...]) -> str:
 def digest(field: str, path: str | Path) -> str:
     """SHA-256 of a file that a field names."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise refuse(field, str(path), "it must be a file")  # a pipe or a device may have no end
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise refuse(field, str(path), f"the file cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, ExperimentError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise refuse(field, str(path), f"the file cannot be read: {reason}") from None
 
 
 def same_file(field: str, path: str | Path, sha256: str) -> None:
@@ -291,18 +297,16 @@ def same_file(field: str, path: str | Path, sha256: str) -> None:
         raise refuse(field, str(path), f"the file is not the one it was, whose SHA-256 is {sha256}")
 
 
-def _read(field: str, path: str, sha256: str) -> Any:
-    """An open .npz file."""
+def _read(field: str, path: str, sha256: str, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The arrays of a .npz file by name, all or some."""
     import numpy as np
 
     same_file(field, path, sha256)
     try:
-        found = np.load(path, allow_pickle=False)
-    except Exception:  # a file that is none of NumPy's can fail in any way zip and NumPy know
-        found = None
-    if not isinstance(found, np.lib.npyio.NpzFile):
-        raise refuse(field, path, "it must be a .npz file of arrays, as numpy.savez writes")
-    return found
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files if name in (names or arrays.files)}
+    except Exception:  # a file that is none of NumPy's can fail in any way zip and NumPy know, in each of its arrays
+        raise refuse(field, path, "it must be a .npz file of arrays of numbers, as numpy.savez writes") from None
 
 
 KINDS: Mapping[str, type] = {"TeacherStudent": TeacherStudent, "Digits": Digits, "Arrays": Arrays}

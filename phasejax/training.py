@@ -40,6 +40,7 @@ class Training:
         observables: what can be recorded.
         devices: JAX devices over which seeds are spread.
         given: weights to start from, (seed, start, ...), where they are another run's, by the ends of the variables' names.
+        programs: what is computed, by its digest, where that is known.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class Training:
         observables: Sequence[Observable],
         devices: Sequence[Any],
         given: Mapping[str, np.ndarray] | None = None,
+        programs: str = "",
     ) -> None:
         self.experiment, self.ladder = experiment, experiment.ladder
-        self.ensemble: Ensemble = build(experiment, advance, observables, Place(tuple(devices)))
+        self.ensemble: Ensemble = build(experiment, advance, observables, Place(tuple(devices)), programs)
+        self.ensemble.require_memory(experiment, Place(tuple(devices)))
         self.cells = make_cells(experiment)
         labels = self.ensemble.pad(experiment.grid.labels)
         self.tasks = self.ensemble.tasks(self.ensemble.place(labels))

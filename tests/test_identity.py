@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import optax
 import pytest
@@ -21,6 +22,7 @@ from phasejax import engines, ensemble
 from phasejax.identity import identify
 from phasejax.observables import choose
 from phasejax.observables.standard import standard
+from phasejax.provenance import compiled_by
 from phasejax.training import settings_of
 
 
@@ -100,14 +102,12 @@ def test_another_function_under_the_same_name_is_refused(tmp_path, monkeypatch, 
         monkeypatch.setattr(Cube, "apply", lambda self, weights, x: (2 * x @ weights["w"].T, x))
     if kind == "task":
         monkeypatch.setattr(Noisy, "scale", 2.0)
-    clear()
     assert first.to_toml() == second.to_toml()
     before = sorted((tmp_path / "run").iterdir())
     with pytest.raises(pj.StoreError, match="begun with other programs than these settings make here"):
         pj.simulate(second, tmp_path / "run", resume=True)
     assert sorted((tmp_path / "run").iterdir()) == before
     monkeypatch.undo()
-    clear()
     pj.simulate(first, tmp_path / "run", resume=True).close()
 
 
@@ -125,11 +125,68 @@ class Noisy:
         return pj.Data(x, x[:, :1], x[:4], x[:4, :1]), {}
 
 
-def clear():
-    """As in another process: nothing is compiled."""
-    for cached in (ensemble._seeds, ensemble._init, ensemble._batches, ensemble._advance, ensemble._observe, standard):
-        cached.cache_clear()
-    engines.autodiff._advance.cache_clear()
+steepness = 1.0
+
+
+def test_a_function_of_ones_own_is_traced_anew_and_compiled_only_if_it_has_changed(monkeypatch):
+    experiment = small(
+        network=pj.Network((3, 4, 4, 1), named("mine", lambda z: jnp.tanh(steepness * z))),
+        observe=("test_loss", pj.Observable("mine", lambda student, task: steepness * student.step)),
+    )
+    found, compiled = [], []
+    for value in (1.0, 2.0, 1.0):
+        monkeypatch.setattr(sys.modules[__name__], "steepness", value)
+        before = ensemble.traces["advance"] if found else 0
+        found.append(pj.simulate(experiment))
+        compiled.append(ensemble.traces["advance"] - before)
+    assert [float(run.mine.max()) for run in found] == [60.0, 120.0, 60.0]
+    assert float(found[0].test_loss[-1].mean()) != float(found[1].test_loss[-1].mean())
+    xr.testing.assert_identical(found[0].drop_attrs(), found[2].drop_attrs())
+    assert found[0].attrs["identity"] == found[2].attrs["identity"] != found[1].attrs["identity"]
+    assert compiled[2] < compiled[1], "what was compiled before is used again"
+
+
+def test_a_run_whose_function_reads_what_has_changed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "steepness", 1.0)
+    experiment = small(network=pj.Network((3, 4, 4, 1), named("mine", lambda z: jnp.tanh(steepness * z))), observe=FEW)
+    begin(tmp_path / "run", experiment)
+    monkeypatch.setattr(sys.modules[__name__], "steepness", 2.0)
+    with pytest.raises(pj.StoreError, match="begun with other programs"):
+        pj.simulate(experiment, tmp_path / "run", resume=True)
+
+
+def other_compiler(monkeypatch, words):
+    monkeypatch.setattr("phasejax.simulation.compiled_by", lambda: words)
+
+
+@pytest.mark.parametrize("how", [{}, {"shard": (0, 2)}, {"schedule": pj.Schedule(100)}])
+def test_another_jax_is_another_run(tmp_path, monkeypatch, how):
+    experiment, words = small(observe=FEW), compiled_by()
+    if "schedule" in how:
+        pj.simulate(small(observe=FEW, schedule=pj.Schedule(10)), tmp_path / "run").close()
+        experiment, how = small(observe=FEW, **how), {}
+    else:
+        begin(tmp_path / "run", experiment)
+    other_compiler(monkeypatch, "jax 9.9 with jaxlib 9.9.1")
+    with pytest.raises(pj.StoreError, match=rf"with {words}, and .*jax 9.9 with jaxlib 9.9.1: only the same goes on"):
+        pj.simulate(experiment, tmp_path / "run", resume=True, **how)
+    monkeypatch.undo()
+    pj.simulate(experiment, tmp_path / "run", resume=True, **how).close()
+
+
+def test_slabs_of_another_jax_are_not_joined(tmp_path, monkeypatch):
+    pj.simulate(small(observe=FEW), tmp_path / "run", shard=(0, 2)).close()
+    other_compiler(monkeypatch, "jax 9.9 with jaxlib 9.9.1")
+    pj.simulate(small(observe=FEW), tmp_path / "run", shard=(1, 2)).close()
+    with pytest.raises(pj.StoreError, match=r"was compiled by jax 9\.9 with jaxlib 9\.9\.1, and"):
+        pj.merge(tmp_path / "run")
+
+
+def test_flags_that_may_change_arithmetic_are_part_of_what_compiled_a_run(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3 --xla_dump_to=/tmp")
+    assert compiled_by() == f"jax {jax.__version__} with jaxlib {jaxlib.__version__}"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true --xla_force_host_platform_device_count=3")
+    assert compiled_by().endswith(f"{jaxlib.__version__} and XLA_FLAGS --xla_cpu_enable_fast_math=true")
 
 
 def test_slabs_of_other_functions_are_not_joined(tmp_path):
@@ -185,6 +242,7 @@ def test_changed_training_code_is_another_identity():
     changed = """
 from phasejax.engines import autodiff
 import jax.numpy as jnp
+import jaxlib
 original = autodiff.first_divergence
 autodiff.first_divergence = lambda diverged, loss, step: original(diverged, loss + 1, step)
 """

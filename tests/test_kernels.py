@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import skip_without_compiler
 
@@ -172,6 +173,7 @@ def test_a_torn_library_stops_no_process(tmp_path):
     skip_without_compiler("linalg.cc", "left_singular")
     program = """
         import jax.numpy as jnp
+import numpy as np
         from phasejax.kernels import build, linalg
         print(build.target("linalg.cc", "left_singular", "float32"), linalg.left_singular(2 * jnp.eye(3))[0].tolist())
         """
@@ -314,6 +316,56 @@ def test_a_compiler_that_hangs_is_ended_with_all_it_started(monkeypatch, tmp_pat
         assert gone(process)
     assert refusal(monkeypatch, command) == sentence
     assert (tmp_path / "started").read_text() == started, "a compiler that hung was asked again"
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_a_compiler_that_does_not_stop_printing_is_ended(monkeypatch, tmp_path):
+    command = compiler(tmp_path, "exec yes")
+    assert refusal(monkeypatch, command) == f"{command} was ended: it would not stop printing"
+
+
+def test_a_library_that_is_exchanged_after_it_was_looked_at_is_not_loaded(cache, planted, monkeypatch):
+    """Whoever may write to the folder's parent can put another folder in its place between check and use."""
+    planted.unlink()
+    built, loaded = library(), []
+
+    def exchange(path):
+        cache.rename(cache.with_name("kept"))
+        shutil.copytree(cache.with_name("kept"), cache)
+        shutil.copyfile(cache.with_name("other.so"), built)
+        loaded.append(real(path))
+        return loaded[0]
+
+    with monkeypatch.context() as elsewhere:
+        use(cache.with_name("more"), elsewhere)
+        elsewhere.setattr(build, "_text", lambda source: PLANTED)
+        shutil.copyfile(library(), cache.with_name("other.so"))
+    real = ctypes.CDLL
+    monkeypatch.setattr(ctypes, "CDLL", exchange)
+    assert build._loaded(build._compiler(), "answer.cc", ("-DREAL=float",)).phasejax_answer() == 42
+
+
+def test_a_library_of_another_machine_is_not_run(cache, monkeypatch):
+    """Instructions that this one lacks would end the process: the compiler's macros name them, and the library by these."""
+    built = library()
+    command, macros = build._toolchain(build._compiler())
+    monkeypatch.setattr(build, "_toolchain", lambda compiler: (command, macros + b"#define __AVX1024F__ 1\n"))
+    other = library()
+    assert other != built
+    assert {path.name for path in cache.iterdir()} == {built.name, other.name}
+
+
+@pytest.mark.long
+def test_no_flip_of_a_bit_in_a_library_is_loaded(cache):
+    built, random = library(), np.random.default_rng(0)
+    whole = built.read_bytes()
+    for at in random.integers(0, 8 * len(whole), 5000):
+        changed = bytearray(whole)
+        changed[at // 8] ^= 1 << at % 8
+        built.write_bytes(changed)
+        assert not build._is_sound(built)
+    built.write_bytes(whole)
+    assert build._is_sound(built)
 
 
 def gone(process):

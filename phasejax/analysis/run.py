@@ -1,15 +1,17 @@
 """What a run's Dataset says of itself: its settings, its last trained layer, and the record asked for."""
 
-import tomllib
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from phasejax.checks import refuse
-from phasejax.parts import upgraded
+from phasejax.checks import ExperimentError, refuse
+from phasejax.experiment import Experiment
 
+STEPS = ("step", "step_decades", "step_ends")
+"""Axes of records."""
 LEVEL_DYNAMICS = ("K_S", "V_S", "D_S", "restoring")
 """What a file has only of trained layers with more than one node: a single level has no spacing."""
 
@@ -38,23 +40,20 @@ class Layer(NamedTuple):
 def settings(dataset: xr.Dataset) -> dict[str, Any]:
     """The tables of the experiment's TOML, in the present format.
 
-    Not an `Experiment`, whose names may be known in the process of the run only.
-
     Raises:
         RunError: there are none.
     """
+    return _tables(str(dataset.attrs.get("experiment", "")), "format_version" in dataset.attrs)
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(text: str, versioned: bool) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(dataset.attrs["experiment"])
-        tables = tables if "format_version" in dataset.attrs else upgraded(tables)
-        whole = all(isinstance(tables[name], dict) for name in ("network", "task", "sgd", "grid"))
-        whole = whole and {"optimizer", "batch_size"} <= set(tables["sgd"])
-        if "kind" not in tables["network"]:
-            whole = whole and {"widths", "activation", "trainable"} <= set(tables["network"])
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
-        whole, tables = False, {}
-    if not whole:
-        raise RunError("The file is not a run of phasejax: it does not say which experiment it is of.")
-    return tables
+        if text:
+            return Experiment.from_toml(text, "the file", 2 if versioned else 1).to_tables()
+    except ExperimentError:
+        pass
+    raise RunError("The file is not a run of phasejax: it does not say which experiment it is of.")
 
 
 def layer(dataset: xr.Dataset) -> Layer:
@@ -126,6 +125,10 @@ def require(dataset: xr.Dataset, *names: str) -> None:
                 raise NotRecordedError(f"{reason}.")
             raise RunError(f"The file lacks the variable {name + own * (name in LEVEL_DYNAMICS)}, "
                            "which its experiment records: the run is not whole.")  # fmt: skip
+        variable = dataset[name if name in dataset else name + own]
+        over = {"seed", *axes} if {*STEPS} & {*variable.dims} else {"seed"} if name.startswith("target") else {"step"}
+        if name in dataset.data_vars and (variable.dtype.kind not in "fiu" or not over <= {*variable.dims}):
+            raise RunError(f"The variable {variable.name} of the file is not as a run has it: the run is not whole.")
 
 
 def _require_plane(dataset: xr.Dataset) -> None:
@@ -193,5 +196,5 @@ def until(dataset: xr.Dataset, step: int | None) -> xr.Dataset:
     if step not in steps:
         closest = steps[np.abs(steps - step).argmin()]
         raise refuse("at_step", step, f"there is no record of that step; the nearest is {closest}")
-    axes = [axis for axis in ("step", "step_decades", "step_ends") if axis in dataset.dims]
+    axes = [axis for axis in STEPS if axis in dataset.dims]
     return dataset.isel({axis: np.flatnonzero(dataset[axis].values <= step) for axis in axes})

@@ -23,7 +23,7 @@ from PIL import Image
 from phasejax.analysis.run import RunError
 from phasejax.experiment import refuse
 from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable, SkippedWarning, file_name
-from phasejax.progress import bar, watched
+from phasejax.progress import bar, say, watched
 
 __all__ = ["STYLE_SHEET", "NotDrawable", "chosen", "draw_all", "file_name", "save"]
 
@@ -98,7 +98,7 @@ def draw_all(
             files[name.name] = written
             shown.update()
     for reason in skipped:
-        print(f"{reason}.", file=sys.stderr)
+        say(f"{reason}.")
     return [path for name in drawn for path in files[name]]
 
 

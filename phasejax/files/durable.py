@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -10,6 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
+
+from phasejax.checks import shown
+from phasejax.memory import size
 
 
 class StoreError(Exception):
@@ -125,7 +129,7 @@ def _take(lock: IO[str], folder: Path, how: int) -> str:
     if how != fcntl.LOCK_EX:
         return ""
     lock.seek(0)
-    before = lock.read().strip()
+    before = shown(lock.readline(200).strip())
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
@@ -160,7 +164,7 @@ def refuse_if_written(folder: Path) -> None:
 
 
 def _named_in(lock: IO[str]) -> str:
-    return lock.read().strip() or "another process"
+    return shown(lock.readline(200).strip()) or "another process"
 
 
 def _being_written(folder: Path, writer: str) -> StoreError:
@@ -184,9 +188,10 @@ def existing_parent(path: Path) -> Path:
     return next(p for p in [path, *path.absolute().parents] if p.exists())
 
 
-def size(count: int) -> str:
-    """A number of bytes in words."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

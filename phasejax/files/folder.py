@@ -3,20 +3,23 @@
 import contextlib
 import fcntl
 import os
+import shlex
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phasejax.checks import shown
 from phasejax.experiment import Experiment
 from phasejax.files import netcdf
-from phasejax.files.durable import StoreError, atomically, existing_parent, held, make, refuse_if_written, size
+from phasejax.files.durable import StoreError, atomically, digest, existing_parent, held, make, refuse_if_written
 from phasejax.files.layout import STUB, discard, discard_slabs, own_files, paths, segments, states, step_of
 from phasejax.files.netcdf import DamagedError, Record
 from phasejax.files.reading import can_go_on, finished, is_run, read_experiment
 from phasejax.files.schema import STEP_AXES
 from phasejax.files.state import Checkpoint, identity_of, load, save
+from phasejax.memory import size
 
 if TYPE_CHECKING:
     from phasejax.identity import Identity
@@ -58,6 +61,7 @@ class Store:
         self._run, self._programs = identity
         self._identity = identity_of(self._run, experiment.grid.labels)
         self._space = space
+        self._digests: dict[str, str] = {}
         check(out, experiment, resume, overwrite)
         self._require(overwrite)
         make(self.folder)
@@ -102,23 +106,31 @@ class Store:
         """
         self._lock.require()
         if records:
-            with atomically(self.folder / f"records-{checkpoint.step}.nc", self.folder, self._space) as temporary:
+            with self._segment(checkpoint.step) as temporary:
                 netcdf.write(temporary, self._experiment, self._fields, records, self._of_a_segment())
         self._save(checkpoint)
         for _, old in states(self.folder)[_KEPT_STATES:]:
             old.unlink()
 
+    @contextlib.contextmanager
+    def _segment(self, step: int) -> Iterator[Path]:
+        """Where to write the records up to a step. Not all of a netCDF file has checksums of its own."""
+        path = self.folder / f"records-{step}.nc"
+        with atomically(path, self.folder, self._space) as temporary:
+            yield temporary
+            self._digests[path.name] = digest(temporary)
+
     def _save(self, checkpoint: Checkpoint) -> None:
         with atomically(self.folder / f"state-{checkpoint.step}.npz", self.folder, self._space) as temporary:
-            save(temporary, self._of_a_state(), checkpoint)
+            save(temporary, self._of_a_state(), checkpoint._replace(segments=self._digests))
 
     def _of_a_segment(self) -> dict[str, str]:
         same = {name: self._attributes.get(name, "") for name in ("phasejax_version", "axes", "not_recorded")}
         return {"identity": self._identity, **same}
 
     def _of_a_state(self) -> dict[str, str]:
-        engine = self._attributes.get("engine", "unknown")
-        return {**self._of_a_segment(), "run": self._run, "programs": self._programs, "engine": engine}
+        made_by = {name: self._attributes.get(name, "unknown") for name in ("engine", "compiled_by")}
+        return {**self._of_a_segment(), "run": self._run, "programs": self._programs, **made_by}
 
     def take_over(self, whole: str | Path) -> None:
         """Begin where a run of more seeds stands, of which these are some, or where a shorter one ended.
@@ -142,7 +154,8 @@ class Store:
             seeds = slice(first, first + self._experiment.grid.seeds)
             continued = [path for path in segments(folder) if step_of(path) <= checkpoint.step]
             try:
-                with atomically(self.folder / f"records-{checkpoint.step}.nc", self.folder, self._space) as temporary:
+                _verify(continued, checkpoint)
+                with self._segment(checkpoint.step) as temporary:
                     netcdf.concatenate(continued, temporary, self._of_a_segment(), seeds, of_whole)
             except DamagedError as error:
                 raise StoreError(f"{error}: delete the states in {folder}, and --resume trains these seeds anew.") from None
@@ -155,13 +168,20 @@ class Store:
         first = self._experiment.grid.first_seed - shorter.grid.first_seed
         seeds = slice(first, first + self._experiment.grid.seeds)
         checkpoint, made_by = final_state(file, seeds)
-        for name, ours in (("engine", self._attributes.get("engine")), ("programs", self._programs)):
-            if made_by.get(name) != ours:
-                raise StoreError(f"{file} was made with {name} {made_by.get(name)}, and would go on with {ours}: only the "
-                                 "same goes on with it.")  # fmt: skip
+        try:
+            netcdf.read_through(file)
+        except DamagedError as error:
+            raise StoreError(f"{error}: only training the run again gives it back.") from None
+        ours = self._of_a_state()
+        # Before `compiled_by` was written down nobody knows.
+        made_by = {"compiled_by": ours["compiled_by"], **made_by}
+        for name, words in (("compiled_by", ""), ("engine", "engine "), ("programs", "programs ")):
+            if made_by.get(name) != ours[name]:
+                raise StoreError(f"{file} was made with {words}{shown(made_by.get(name))}, and would go on with "
+                                 f"{ours[name]}: only the same goes on with it.")  # fmt: skip
         stops = self._experiment.stops()
         rows = {axis: [s.step for s in stops if s.record and when in s.occasions()] for when, axis in STEP_AXES.items()}
-        with atomically(self.folder / f"records-{checkpoint.step}.nc", self.folder, self._space) as temporary:
+        with self._segment(checkpoint.step) as temporary:
             netcdf.concatenate([file], temporary, self._of_a_segment(), seeds, rows=rows)
         self._save(checkpoint)
 
@@ -181,6 +201,7 @@ class Store:
         # Nobody but this process makes it: what is there now has been put there since the run began.
         finished(self.file, self._experiment)
         try:
+            _verify(segments(self.folder), checkpoint)
             with atomically(self.file, self.folder, self._space) as temporary:
                 netcdf.concatenate(segments(self.folder), temporary, self._attributes, identity=self._identity)
                 if lacking := netcdf.lacks(temporary, self._experiment):
@@ -202,6 +223,7 @@ class Store:
         """
         checkpoint = self._newest(self.folder, self._identity)
         newest = -1 if checkpoint is None else checkpoint.step
+        self._digests = {} if checkpoint is None else dict(checkpoint.segments)
         for path in own_files(self.folder):
             if path.suffix == ".tmp" or step_of(path) > newest:
                 path.unlink()
@@ -212,14 +234,26 @@ class Store:
             if not (found := load(path)):
                 continue
             header, checkpoint = found
+            ours = self._of_a_state()["compiled_by"]
+            if (theirs := header.get("compiled_by", ours)) != ours:
+                raise StoreError(f"{folder} was begun with {shown(theirs)}, and here is {ours}: only the same goes on with "
+                                 "it; --overwrite starts anew.")  # fmt: skip
             if header.get("identity") != identity_there:
-                if (engine := header.get("engine")) != self._attributes.get("engine"):
-                    raise StoreError(f"{folder} was begun with engine {engine}: --engine {engine} goes on with it, "
+                if (engine := shown(header.get("engine"))) != self._attributes.get("engine"):
+                    again = f"--engine {shlex.quote(engine)}"
+                    raise StoreError(f"{folder} was begun with engine {engine}: {again} goes on with it, "
                                      "--overwrite starts anew.")  # fmt: skip
                 raise StoreError(f"{folder} was begun with other programs than these settings make here (another version, "
                                  "or another function of the same name): --overwrite starts anew.")  # fmt: skip
             return checkpoint
         return None
+
+
+def _verify(paths: Sequence[Path], checkpoint: Checkpoint) -> None:
+    """Raise `DamagedError` if segments are not those that a state was written after."""
+    for path in paths:
+        if checkpoint.segments.get(path.name) not in (None, digest(path)):
+            raise DamagedError(f"{path} is not what was written there: it is damaged, or has records of another run")
 
 
 def final_state(file: Path, seeds: slice = slice(None)) -> tuple[Checkpoint, dict[str, Any]]:

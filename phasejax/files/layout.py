@@ -16,13 +16,15 @@ the segments into `runs/desk.nc`, and the folder goes.
 import contextlib
 import os
 import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from phasejax.files.durable import StoreError, refuse_if_written
 
 # All that a run leaves which was killed before it wrote its experiment.
 STUB = re.compile(r"lock|experiment\.toml\.\w+\.tmp")
-_SLAB = re.compile(r"seeds-(\d+)-(\d+)")
+_SLAB = re.compile(r"seeds-([0-9]{1,10})-([0-9]{1,10})")
 
 
 def paths(out: str | Path) -> tuple[Path, Path]:
@@ -34,6 +36,11 @@ def paths(out: str | Path) -> tuple[Path, Path]:
     folder = Path(out)
     if folder.name in ("", "..") or len(os.fsencode(folder.name)) > 200 or "\0" in str(out):
         raise StoreError(f"{str(out)!r} cannot be an output: name a file, runs/desk for instance.")
+    try:
+        str(out).encode(sys.getfilesystemencoding())
+    except UnicodeEncodeError:
+        raise StoreError(f"{str(out)!a} cannot be an output: the netCDF library cannot write this name in this locale, "
+                         "LC_ALL=C.UTF-8 for instance can.") from None  # fmt: skip
     folder = folder.with_suffix("") if folder.suffix == ".nc" else folder
     return folder, folder.with_name(folder.name + ".nc")
 
@@ -61,6 +68,25 @@ def slabs_in(folder: Path) -> dict[range, Path]:
         if named:
             found[range(int(named[1]), int(named[2]) + 1)] = path.with_name(named[0])
     return dict(sorted(found.items(), key=lambda item: item[0].start))
+
+
+def overlap(one: range, other: range) -> range:
+    """The labels that two ranges of them share. (As sets they could be too large for any memory.)"""
+    return range(max(one.start, other.start), min(one.stop, other.stop))
+
+
+def within(inner: range, outer: range) -> bool:
+    """Whether all labels of a range are in another."""
+    return len(overlap(inner, outer)) == len(inner)
+
+
+def uncovered(labels: range, parts: Iterable[range]) -> int:
+    """How many labels of a range are in none of the others."""
+    lacking, reached = 0, labels.start
+    for part in sorted((overlap(labels, part) for part in parts), key=lambda part: part.start):
+        lacking += max(0, part.start - reached) if part else 0
+        reached = max(reached, part.stop) if part else reached
+    return lacking + labels.stop - reached
 
 
 def discard(folder: Path) -> None:

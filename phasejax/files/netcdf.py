@@ -5,14 +5,19 @@ grid, seed). Files are made under the name given, whole or in part; `folder` see
 """
 
 import contextlib
+import functools
+import hashlib
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import netCDF4
 import numpy as np
+import xarray as xr
+from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from phasejax.experiment import Experiment
 from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, coordinates, own_axes, refuse_newer
@@ -21,14 +26,65 @@ from phasejax.files.state import Digest
 if TYPE_CHECKING:
     from phasejax.observables import Observable
 
-# The step axis of what is recorded on each occasion.
+T = TypeVar("T")
+
 _MAX_CHUNK = 4 * 2**20
 # The group of the training state at the end; its variables are the leaves, their names quoted, for a slash cannot be in one.
 _STATE = "state"
 
 
+_thread = threading.RLock()
+_depth = 0
+
+
+def _alone(function: Callable[..., T]) -> Callable[..., T]:
+    """The function, for one thread at a time, which is all that the netCDF library can bear.
+
+    xarray has a lock of its own for the same reason, which it holds while it reads, though not while it opens.
+    """
+
+    @functools.wraps(function)
+    def alone(*arguments: Any, **named: Any) -> T:
+        global _depth
+        with _thread, NETCDF4_PYTHON_LOCK if not _depth else contextlib.nullcontext():
+            _depth += 1
+            try:
+                return function(*arguments, **named)
+            finally:
+                _depth -= 1
+
+    return alone
+
+
+def opened(path: Path) -> xr.Dataset:
+    """A file as xarray opens it."""
+    with _thread:
+        return xr.open_dataset(path, engine="netcdf4")
+
+
 class DamagedError(Exception):
     """A file that cannot be read, or that does not continue the others: one sentence without its end."""
+
+
+class _Contents:
+    """SHA-256 of what the variables of a file hold. Checksums of chunks do not cover where HDF5 looks for them."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Any] = {}
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        """Take the next values of a variable in, in their order in the file."""
+        raw = repr(values.tolist()).encode() if values.dtype == object else np.ascontiguousarray(values).data
+        if values.size:
+            self._of.setdefault(name, hashlib.sha256()).update(raw)
+
+    def __str__(self) -> str:
+        return hashlib.sha256(repr([(name, self._of[name].hexdigest()) for name in sorted(self._of)]).encode()).hexdigest()
+
+    def require(self, path: Path, nc: netCDF4.Dataset) -> None:
+        """Raise unless they are those of a file. Files had no such digest at first."""
+        if "contents" in nc.ncattrs() and nc.getncattr("contents") != str(self):
+            raise DamagedError(f"{path} is damaged: its records are not those that were written")
 
 
 class Record(NamedTuple):
@@ -39,6 +95,7 @@ class Record(NamedTuple):
     """Arrays (seed, cell, ...) by name; (seed, ...) for what is recorded once."""
 
 
+@_alone
 def write(
     path: Path,
     experiment: Experiment,
@@ -82,6 +139,7 @@ def write(
         nc.setncatts({**attributes, "format_version": FORMAT_VERSION, **named})
 
 
+@_alone
 def concatenate(
     sources: Sequence[Path],
     target: Path,
@@ -118,7 +176,7 @@ def concatenate(
                 sizes[axis] += len(chosen(nc, axis))
             kept = len(range(len(nc.dimensions["seed"]))[seeds])
     with _read(sources[0]) as first, _create_like(target, first, {**sizes, "seed": kept}, attributes) as made:
-        done = dict.fromkeys(axes, 0)
+        done, contents = dict.fromkeys(axes, 0), _Contents()
         for source in sources:
             with _read(source) as nc:
                 for name, variable in nc.variables.items():
@@ -126,13 +184,19 @@ def concatenate(
                     if variable.dimensions and variable.dimensions[0] in axes:
                         row = done[variable.dimensions[0]]
                         for k, of_source in enumerate(chosen(nc, variable.dimensions[0])):
-                            made[name][row + k] = _values(source, variable, of_source, *where[1:])
+                            values = _values(source, variable, of_source, *where[1:])
+                            made[name][row + k] = values
+                            contents.add(name, values)
                     elif source is sources[0]:
-                        made[name][...] = _values(source, variable, *where)
+                        values = _values(source, variable, *where)
+                        made[name][...] = values
+                        contents.add(name, values)
                 for axis in axes:
                     done[axis] += len(chosen(nc, axis))
+        made.setncattr("contents", str(contents))
 
 
+@_alone
 def merge(
     sources: Sequence[Path], target: Path, attributes: Mapping[str, str], identify: Callable[[str], str] = str
 ) -> None:
@@ -159,15 +223,27 @@ def merge(
         seeds = sum(len(nc.dimensions["seed"]) for nc in opened)
         made = stack.enter_context(_create_like(target, first, {"seed": seeds}, attributes))
         pairs = list(zip(sources, opened, strict=True))
+        read, contents = [_Contents() for _ in pairs], _Contents()
         for name, variable in first.variables.items():
             if "seed" not in variable.dimensions:
-                made[name][...] = _values(sources[0], variable)
+                for of_source, (source, nc) in zip(read, pairs, strict=True):
+                    of_source.add(name, _values(source, nc[name]))
+                values = _values(sources[0], variable)
+                made[name][...] = values
+                contents.add(name, values)
                 continue
             axis = variable.dimensions.index("seed")
             # By records where there are any, so that no more than one is held at a time.
             for where in [(k,) for k in range(variable.shape[0])] if axis else [()]:
                 parts = [_values(source, nc[name], *where) for source, nc in pairs]
-                made[name][where or ...] = np.concatenate(parts, axis - len(where))
+                whole = np.concatenate(parts, axis - len(where))
+                made[name][where or ...] = whole
+                contents.add(name, whole)
+                for of_source, part in zip(read, parts, strict=True):
+                    of_source.add(name, part)
+        for of_source, (source, nc) in zip(read, pairs, strict=True):
+            of_source.require(source, nc)
+        made.setncattr("contents", str(contents))
         if any(_STATE in nc.groups for nc in opened):
             _merge_states(pairs, made, identify)
 
@@ -195,6 +271,7 @@ def _merge_states(
     group.setncatts({**headers[0], "identity": identify(headers[0]["run"]), "sha256": str(digest)})
 
 
+@_alone
 def keep_state(path: Path, header: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> None:
     """Add a training state to a file, in a group of its own: arrays (seed, ...), and a header with their SHA-256."""
     with netCDF4.Dataset(path, "a") as nc:
@@ -204,6 +281,7 @@ def keep_state(path: Path, header: Mapping[str, Any], leaves: Mapping[str, np.nd
         group.setncatts({**header, "sha256": str(Digest(leaves))})
 
 
+@_alone
 def state(path: Path, seeds: slice = slice(None)) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header of a file's training state, and its arrays by name, of some of the seeds.
 
@@ -249,6 +327,7 @@ def _leaf(group: netCDF4.Dataset, name: str, leaf: np.ndarray) -> None:
     _variable(group, _quoted(name), leaf.dtype, dims, {})[...] = leaf
 
 
+@_alone
 def attributes(path: Path) -> dict[str, Any]:
     """Global attributes of a file.
 
@@ -262,6 +341,7 @@ def attributes(path: Path) -> dict[str, Any]:
             raise DamagedError(f"{path} is damaged: its attributes cannot be read") from None
 
 
+@_alone
 def lacks(path: Path, experiment: Experiment) -> str:
     """What a file lacks of an experiment's records or seeds, in words; empty if it has them all.
 
@@ -275,7 +355,8 @@ def lacks(path: Path, experiment: Experiment) -> str:
         "ends": [stop.step for stop in stops if stop.end],
     }
     with _read(path) as nc:
-        if not np.array_equal(nc["seed"][:], experiment.grid.labels):
+        labels = experiment.grid.labels
+        if len(nc.dimensions["seed"]) != len(labels) or not np.array_equal(nc["seed"][:], labels):
             return "some of its seeds"
         for when, axis in STEP_AXES.items():
             used = when == "records" or any(axis in v.dimensions and name != axis for name, v in nc.variables.items())
@@ -284,6 +365,7 @@ def lacks(path: Path, experiment: Experiment) -> str:
     return ""
 
 
+@_alone
 def count(path: Path) -> int:
     """How many records a file has.
 
@@ -294,6 +376,7 @@ def count(path: Path) -> int:
         return len(nc.dimensions["step"])
 
 
+@_alone
 def read_through(path: Path) -> None:
     """Read a file's records, one at a time, and its state against their checksums.
 
@@ -301,9 +384,11 @@ def read_through(path: Path) -> None:
         DamagedError: one cannot be read.
     """
     with _read(path) as nc:
-        for variable in nc.variables.values():
+        contents = _Contents()
+        for name, variable in nc.variables.items():
             for where in [(k,) for k in range(variable.shape[0])] if variable.ndim > 1 else [()]:
-                _values(path, variable, *where)
+                contents.add(name, _values(path, variable, *where))
+        contents.require(path, nc)
         kept = _STATE in nc.groups
     if kept:
         state(path)

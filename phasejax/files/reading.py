@@ -12,9 +12,10 @@ from phasejax.checks import ExperimentError, refuse
 from phasejax.experiment import Experiment
 from phasejax.files import netcdf
 from phasejax.files.durable import StoreError
-from phasejax.files.layout import has_records, paths, segments, slabs_in
+from phasejax.files.layout import has_records, paths, segments, slabs_in, within
 from phasejax.files.netcdf import DamagedError
-from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, refuse_newer
+from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, coordinates, refuse_newer
+from phasejax.memory import available, size
 from phasejax.starts import FromRun
 from phasejax.tasks import same_file
 
@@ -38,11 +39,42 @@ def open_run(path: str | Path) -> xr.Dataset:
             raise
     dataset = _open(file)
     try:
-        settings(dataset)
+        wrong = _wrong(dataset, Experiment.from_tables(settings(dataset)))
     except RunError:
         dataset.close()
         raise StoreError(f"{file} is not a run of phasejax: it does not say which experiment it is of.") from None
+    if wrong:
+        dataset.close()
+        raise StoreError(f"{file} is damaged: its {wrong} is not that of its experiment.")
     return dataset
+
+
+def _wrong(dataset: xr.Dataset, experiment: Experiment) -> str:
+    """The coordinate of a run, or of a selection of one, that is not as its experiment has it; empty if all are."""
+    axes = experiment.grid.axes
+    if str(dataset.attrs.get("axes", " ".join(axes))) != " ".join(axes):
+        return "list of axes"
+    records = {stop.step for stop in experiment.stops() if stop.record}
+    allowed: dict[str, Any] = {**axes, "seed": experiment.grid.labels, **dict.fromkeys(STEP_AXES.values(), records)}
+    there = {name: np.atleast_1d(dataset[name].values) for name in allowed if name in dataset.coords}
+    for name, possible in allowed.items():
+        found = there.get(name, np.array([]))
+        ascending = name in axes or (np.diff(found) > 0).all()
+        lost = name not in there and (name in axes or name in dataset.dims)
+        if lost or not ascending or len(set(found.tolist())) < found.size:
+            return name
+        if found.dtype.kind not in "if" or not all(value in possible for value in found.tolist()):
+            return name
+    alone = replace(experiment, grid=replace(experiment.grid, seeds=1))  # the labels have been looked at
+    for name, dims, values, _ in coordinates(alone, {axis: there.get(axis, []) for axis in STEP_AXES.values()}):
+        if name in allowed or name == "teacher" or (dims and dims[0] not in there):
+            continue
+        chosen = [[axes[dim].index(value) for value in there[dim].tolist()] for dim in dims if dim in axes]
+        expected = values[np.ix_(*chosen)] if chosen else values
+        found = dataset.coords.get(name)
+        if found is None or found.size != expected.size or not np.allclose(np.ravel(found), np.ravel(expected)):
+            return name
+    return ""
 
 
 def load_run(path: str | Path) -> xr.Dataset:
@@ -53,6 +85,8 @@ def load_run(path: str | Path) -> xr.Dataset:
     """
     with open_run(path) as dataset:
         wanted = [name for name, variable in dataset.data_vars.items() if "step_decades" not in variable.dims]
+        if (needed := dataset[wanted].nbytes) > (there := available()):
+            raise StoreError(f"{path} has {size(needed)} of records, and {size(there)} of memory are free here.")
         try:
             return dataset[wanted].load()
         except (OSError, RuntimeError):  # what a file says that opens and then breaks off
@@ -105,7 +139,7 @@ def _shorter(one: Experiment, other: Experiment) -> bool:
     """Whether two experiments are the same but for the steps, and the seeds, of which the other has some."""
     grid = replace(one.grid, seeds=other.grid.seeds, first_seed=other.grid.first_seed)
     alike = replace(one, grid=grid, schedule=replace(one.schedule, steps=other.schedule.steps))
-    of_it = set(other.grid.labels) <= set(one.grid.labels)
+    of_it = within(other.grid.labels, one.grid.labels)
     return of_it and one.schedule.steps < other.schedule.steps and alike.to_toml() == other.to_toml()
 
 
@@ -245,7 +279,7 @@ def _kept(part: xr.Dataset) -> dict[str, Any]:
 
 def _open(file: Path) -> xr.Dataset:
     try:
-        dataset = xr.open_dataset(file, engine="netcdf4")
+        dataset = netcdf.opened(file)
     except PermissionError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror}.") from None
     except Exception:  # damaged bytes fail in any way HDF5, netCDF4 and xarray know

@@ -45,7 +45,7 @@ _MEANINGS = {
 }
 
 
-def coordinates(experiment: Experiment, steps: Mapping[str, list[int]]) -> list[Coordinate]:
+def coordinates(experiment: Experiment, steps: Mapping[str, Any]) -> list[Coordinate]:
     """Every coordinate but the observables' own axes: each number of the cells over the axes along which it changes."""
     grid, sgd, schedule = experiment.grid, experiment.sgd, experiment.schedule
     labels = np.array(grid.labels)

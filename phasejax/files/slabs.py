@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
+from phasejax.checks import shown
 from phasejax.experiment import Experiment, refuse
 from phasejax.files import netcdf
 from phasejax.files.durable import StoreError, atomically, held, owner, refuse_if_written
 from phasejax.files.folder import check
-from phasejax.files.layout import discard, discard_slabs, has_states, paths, slabs_in
+from phasejax.files.layout import discard, discard_slabs, has_states, overlap, paths, slabs_in, within
 from phasejax.files.netcdf import DamagedError
 from phasejax.files.reading import finished, open_run, read_experiment
 from phasejax.files.state import identity_of
@@ -51,7 +52,7 @@ def read_shard(text: str, environment: Mapping[str, str] = os.environ) -> Shard:
         ExperimentError: the text is no shard, or SLURM says none.
     """
     if text != "auto":
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        found = re.fullmatch(r"([0-9]{1,10})/([0-9]{1,10})", text)
         if not found or not int(found[1]) < int(found[2]):
             raise refuse("shard", text, "give i/n with i from 0 to n - 1, as 3/16, or auto under SLURM")
         return Shard(int(found[1]), int(found[2]))
@@ -63,9 +64,10 @@ def read_shard(text: str, environment: Mapping[str, str] = os.environ) -> Shard:
             int(environment.get(f"SLURM_{name}", default))
             for name, default in zip(names, (0, 0, 0, 1, 1, 0, 1), strict=True)
         )
-    except ValueError:
+        last = (most - least) // step + 1
+    except (ValueError, ZeroDivisionError):
         raise refuse("shard", text, "what SLURM_ARRAY_TASK_ID and its like say is no number; give i/n, as 3/16") from None
-    if (most - least) // step + 1 != tasks:
+    if last != tasks:
         raise refuse("shard", text, f"the job array leaves out some of {least} to {most}, so the shards are not known; "
                                     "give i/n, as 3/16")  # fmt: skip
     return Shard((task - least) // step * processes + process, tasks * processes)
@@ -114,14 +116,14 @@ def plan(
     if finished(out, experiment):
         return []
     for other, path in begun.items():
-        if set(other) & set(labels):
+        if overlap(other, labels):
             refuse_if_written(path)
     if has_states(folder):
         begun[experiment.grid.labels] = folder
     if not resume:
         own = Piece(_slab(folder, labels), _part(experiment, labels))
         for other, path in begun.items():
-            if other != labels and set(other) & set(labels):
+            if other != labels and overlap(other, labels):
                 raise StoreError(
                     f"{path} has some of the seeds {labels[0]} to {labels[-1]}: --resume {folder} goes on with it."
                 )
@@ -130,9 +132,11 @@ def plan(
     # One that was killed before its first state has nothing to go on from.
     begun = {slab: path for slab, path in begun.items() if has_states(path) or paths(path)[1].exists()}
     pieces = []
-    for slab, of_slab in itertools.groupby(labels, lambda label: _smallest(begun, label)):
+    ends = sorted({labels.stop, *(end for slab in begun for end in (slab.start, slab.stop) if end in labels[1:])})
+    cut = [range(first, end) for first, end in itertools.pairwise([labels.start, *ends])]
+    for slab, of_slab in itertools.groupby(cut, lambda own: _smallest(begun, own.start)):
         found = list(of_slab)
-        own = range(found[0], found[-1] + 1)
+        own = range(found[0].start, found[-1].stop)
         where = begun[slab] if slab else None
         if where and slab and finished(where, _part(experiment, slab)):
             continue
@@ -191,13 +195,19 @@ def merge(out: str | Path) -> Path:
         first = next(iter(done.values()))
         for path, found in zip(done.values(), attributes, strict=True):
             for name in _SAME:
-                if found.get(name) != attributes[0].get(name):
+                if str(found.get(name)) != str(attributes[0].get(name)):
+                    how = "compiled by" if name == "compiled_by" else f"made with {name.replace('_', ' ')}"
                     raise StoreError(
-                        f"{path} was made with {name.replace('_', ' ')} {found.get(name)}, and {first} with "
-                        f"{attributes[0].get(name)}: delete one of them, and --resume {folder} trains it again."
+                        f"{path} was {how} {shown(found.get(name))}, and {first} with "
+                        f"{shown(attributes[0].get(name))}: delete one of them, and --resume {folder} trains it again."
                     )
-        joined = {name: "\n".join(dict.fromkeys(found[name] for found in attributes)) for name in attributes[0]}
-        joined["experiment"], joined["created"] = experiment.to_toml(), max(found["created"] for found in attributes)
+        # What a slab does not say of itself is left out: none of it is needed to read the file.
+        joined = {
+            name: "\n".join(dict.fromkeys(str(found[name]) for found in attributes if name in found))
+            for name in attributes[0]
+        }
+        joined["experiment"] = experiment.to_toml()
+        joined["created"] = max((str(found["created"]) for found in attributes if "created" in found), default="")
         try:
             with atomically(file, folder) as temporary:
                 netcdf.merge(list(done.values()), temporary, joined, lambda run: identity_of(run, experiment.grid.labels))
@@ -208,7 +218,9 @@ def merge(out: str | Path) -> Path:
     return file
 
 
-_SAME = ("phasejax_version", "identity", "engine", "precision", "versions")
+_OWN = ("coordinates", "format_version", "contents")
+"""Attributes that are each file's own."""
+_SAME = ("phasejax_version", "identity", "engine", "precision", "compiled_by", "versions")
 """Attributes in which slabs must agree to be one run."""
 
 
@@ -216,7 +228,7 @@ def _tile(experiment: Experiment, folder: Path, finished: Mapping[range, Path]) 
     """Raise unless finished slabs have every seed once."""
     expected, last = experiment.grid.first_seed, None
     for labels, path in finished.items():
-        if not set(labels) <= set(experiment.grid.labels):
+        if not within(labels, experiment.grid.labels):
             raise StoreError(f"{path} has seeds that are not in {folder / 'experiment.toml'}: delete it, or move it away.")
         if labels.start < expected:
             raise StoreError(f"{last} and {path} overlap: delete one of them.")
@@ -237,7 +249,7 @@ def _attributes(experiment: Experiment, labels: range, path: Path) -> dict[str, 
         raise StoreError(f"{path} comes from another experiment than the one in {path.parent}: delete it, or move it away.")
     if lacking := netcdf.lacks(path, _part(experiment, labels)):
         raise DamagedError(f"{path} lacks {lacking}")
-    return {name: value for name, value in netcdf.attributes(path).items() if name not in ("coordinates", "format_version")}
+    return {name: value for name, value in netcdf.attributes(path).items() if name not in _OWN}
 
 
 def _part(experiment: Experiment, labels: range) -> Experiment:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ class Checkpoint(NamedTuple):
     """The State's arrays by name, `weights/0` for instance, leading axis seed."""
     speed: float = 0.0
     """Steps per second of the process that wrote it; 0 where it is not known."""
+    segments: Mapping[str, str] = MappingProxyType({})
+    """SHA-256 of the segments of records up to it, by their names."""
 
 
 class Digest:
@@ -47,7 +50,8 @@ def identity_of(run: str, labels: range) -> str:
 
 def save(path: Path, header: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Write a state, with what its header says besides."""
-    own = {"step": checkpoint.step, "marked_step": checkpoint.marked_step, "speed": checkpoint.speed}
+    own = {name: getattr(checkpoint, name) for name in ("step", "marked_step", "speed")}
+    own["segments"] = dict(checkpoint.segments)
     whole = {**header, **own, "format_version": FORMAT_VERSION, "sha256": str(Digest(checkpoint.leaves))}
     encoded = np.frombuffer(json.dumps(whole).encode(), np.uint8)
     leaves: dict[str, Any] = checkpoint.leaves
@@ -83,7 +87,8 @@ def _load(path: Path, leaves: bool) -> tuple[dict[str, Any], Checkpoint] | None:
         # Before version 2 arrays had no names; its identity, which no code but its own has, is all that is asked for.
         if leaves and "format_version" in header and header["sha256"] != str(Digest(found)):
             return None
-        return header, Checkpoint(header["step"], header["marked_step"], found, header["speed"])
+        own = (header["step"], header["marked_step"], found, header["speed"], header.get("segments", {}))
+        return header, Checkpoint(*own)
     except StoreError:
         raise
     except Exception:  # a file cut short can fail in any way zip, NumPy and JSON know

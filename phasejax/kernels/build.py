@@ -20,8 +20,9 @@ import stat
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import jax
 
@@ -32,6 +33,9 @@ FLAGS = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-tra
 
 TIME_LIMIT = 120.0
 """Seconds that a compiler has for a kernel, of which it takes a few."""
+
+_MOST_PRINTED = 2**24
+"""Bytes; macros and errors are a thousandth of it."""
 
 _REALS = {"float32": "float", "float64": "double"}
 
@@ -85,26 +89,35 @@ def _compiler() -> tuple[str, ...]:
 
 def _run(command: list[str], source: bytes = b"") -> bytes:
     """What a compiler, given its source on standard input, prints."""
-    try:
-        pipe = subprocess.PIPE
-        # In a session of its own, so that what it starts can be ended with it.
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
-    except OSError as error:
-        raise BuildError(f"{command[0]} could not be run: {error}") from None
-    with process:
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
+        given.write(source)
+        given.seek(0)
         try:
-            printed, errors = process.communicate(source, timeout=TIME_LIMIT)
-        except subprocess.TimeoutExpired:
-            raise BuildError(f"{command[0]} was ended: it had not come to an end within {TIME_LIMIT:g} s") from None
+            # In a session of its own, so that what it starts can be ended with it.
+            process = subprocess.Popen(command, stdin=given, stdout=printed, stderr=errors, start_new_session=True)
+        except OSError as error:
+            raise BuildError(f"{command[0]} could not be run: {error}") from None
+        until = time.monotonic() + TIME_LIMIT
+        try:
+            while process.poll() is None:
+                if time.monotonic() > until:
+                    raise BuildError(f"{command[0]} was ended: it had not come to an end within {TIME_LIMIT:g} s")
+                if max(os.fstat(file.fileno()).st_size for file in (printed, errors)) > _MOST_PRINTED:
+                    raise BuildError(f"{command[0]} was ended: it would not stop printing")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.02)
         finally:
             if process.returncode is None:
                 with contextlib.suppress(OSError):
                     os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode:
-        lines = errors.decode(errors="replace").splitlines()[:20]
-        reason, *_ = [*(line for line in lines if "error" in line), *lines, f"exit status {process.returncode}"]
-        raise BuildError("\n".join([f"{command[0]} failed: {reason}", shlex.join(command), *lines]))
-    return printed
+                process.wait()
+        printed.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            lines = errors.read(_MOST_PRINTED).decode(errors="replace").splitlines()[:20]
+            reason, *_ = [*(line for line in lines if "error" in line), *lines, f"exit status {process.returncode}"]
+            raise BuildError("\n".join([f"{command[0]} failed: {reason}", shlex.join(command), *lines]))
+        return printed.read(_MOST_PRINTED)
 
 
 @_once
@@ -143,14 +156,26 @@ def _is_ours(path: pathlib.Path, of_kind: Callable[[int], bool]) -> bool:
 
 
 def _is_sound(library: pathlib.Path) -> bool:
-    """Whether a library is this user's, for others to read at most, and has the digest that ends its name.
-
-    What happens to it after this look is the user's own doing: nobody else may write to it, or to its folder.
-    """
+    """Whether a library is this user's, for others to read at most, and has the digest that ends its name."""
     with contextlib.suppress(OSError):
-        if _is_ours(library, stat.S_ISREG) and not library.lstat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return _digest(library) == library.stem.rpartition("-")[2]
+        _opened(library).close()
+        return True
     return False
+
+
+def _opened(library: pathlib.Path) -> BinaryIO:
+    """A library that is sound, open: nobody but its owner can change what is read from it, whoever may rename its folder.
+
+    Raises:
+        OSError: it is not sound.
+    """
+    file = open(os.open(library, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")  # noqa: SIM115 (closed by the caller)
+    found = os.fstat(file.fileno())
+    ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if ours and hashlib.file_digest(file, "sha256").hexdigest() == library.stem.rpartition("-")[2]:
+        return file
+    file.close()
+    raise OSError(f"{library} is not what was built")
 
 
 def _digest(library: pathlib.Path) -> str:
@@ -232,7 +257,10 @@ def _loaded(compiler: tuple[str, ...], source: str, defines: tuple[str, ...]) ->
     except OSError as error:
         raise BuildError(f"its library could not be written: {error}") from None
     try:
-        return ctypes.CDLL(str(library))
+        with _opened(library) as file:
+            # Left open, for the loader knows libraries by their paths. Elsewhere than on Linux there is no such path.
+            path = f"/proc/self/fd/{os.dup(file.fileno())}"
+            return ctypes.CDLL(path if os.path.exists(path) else str(library))
     except OSError as error:
         raise BuildError(f"its library could not be loaded: {error}") from None
 

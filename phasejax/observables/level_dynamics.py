@@ -68,7 +68,7 @@ def level_dynamics(by_x: Array, u: Array, g: Array) -> LevelDynamics:
     return LevelDynamics(
         K_S=jnp.stack(spreads),
         V_S=jnp.stack([coulomb(*row, from_diagonal=r == "released") for r, row in zip(READINGS, rows, strict=True)]),
-        D_S=jnp.stack([(first[0] + last[-1]) / (2 * (n - 1) ** 2) for first, last in rows]),
+        D_S=jnp.stack([(first[0] + last[-1]) / (2.0 * (n - 1) ** 2) for first, last in rows]),
         restoring=jnp.stack(restoring),
     )
 

@@ -7,14 +7,13 @@ trains `runs/batch/batch_size=1.nc` and so on, each a run like any other, and op
 
 import itertools
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phasejax.checks import ExperimentError, one_of, part, refuse, sequence, set_fields, text
+from phasejax.checks import ExperimentError, one_of, part, read_toml, refuse, sequence, set_fields, text
 from phasejax.experiment import Experiment
 from phasejax.parts import KINDS, flat, frozen, part_of, table_of, written
 
@@ -180,10 +179,7 @@ class Study:
     @classmethod
     def from_toml(cls, content: str, source: str = "study") -> "Study":
         """Read a study from TOML text: question, clock, [base], [vary], [[member]] with a name each, and [presets.NAME]."""
-        try:
-            tables = tomllib.loads(content)
-        except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-            raise ExperimentError(f"{source} is not valid TOML: {error}.") from None
+        tables = read_toml(content, source)
         known = ("question", "clock", "base", "vary", "member", "presets")
         for name, value in tables.items():
             if name not in known:
@@ -222,8 +218,8 @@ def open_study(folder: str | Path) -> "xr.DataTree":
     folder = Path(folder)
     try:
         described = (folder / "study.toml").read_text("utf-8")
-        tables = tomllib.loads(described)
-    except (OSError, UnicodeDecodeError, ValueError):
+        tables = read_toml(described, "study.toml")
+    except (OSError, ValueError):
         raise StoreError(f"{folder} holds no study: its study.toml cannot be read.") from None
     try:
         names = list(Study.from_toml(described).experiments())
