@@ -223,6 +223,6 @@ def test_the_papers_study_is_its_presets():
     assert [name for name, _ in paper.study.presets] == ["quick", "desk", "paper"]
     for name, _ in paper.study.presets:
         assert paper.study.at(name).experiments() == {"base": pj.Experiment.preset(name)}
-    assert len(paper.figures) == 16
-    assert len(paper.claims) == len({claim.key for claim in paper.claims}) == 16
+    assert {draw.number for draw in paper.figures} == {None, *range(1, 10)}
+    assert len(paper.claims) == len({claim.key for claim in paper.claims}) >= 16
     assert all(claim.null for claim in paper.claims)
