@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # Where there is an NVIDIA GPU, JAX comes with what it needs to use it.
 EXTRAS := dev$(if $(shell command -v nvidia-smi 2>/dev/null),$(,)cuda)
 
-.PHONY: help resumed paper-figures benchmark notebook test test-long test-slurm lint format clean
+.PHONY: help resumed paper-figures benchmark notebook test test-long test-slurm browser lint format clean
 .DELETE_ON_ERROR:
 # Not even make may delete a run because the command that made it failed or was stopped.
 .PRECIOUS: runs/%.nc
@@ -39,6 +39,9 @@ test-long: $(READY) ## run the tests that take longer: more kills, more orders a
 
 test-slurm: $(READY) ## try the job array on a SLURM of this machine alone (as root installs slurm-wlm and munge)
 	$(BIN)/python tests/slurm.py
+
+browser: ## install what the explorer's tests drive (as root, on Debian); without it they are skipped
+	command -v chromium >/dev/null || { apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium; }
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check

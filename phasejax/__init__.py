@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from phasejax.checks import ExperimentError
     from phasejax.engines import Engine
     from phasejax.experiment import Experiment
+    from phasejax.explorer import explore
     from phasejax.figures.maps import plane
     from phasejax.figures.style import figure
     from phasejax.files.durable import StoreError
@@ -61,6 +62,7 @@ _HOMES = {
     "Study": "studies.study",
     "Task": "state",
     "TeacherStudent": "tasks",
+    "explore": "explorer",
     "figure": "figures.style",
     "merge": "files.slabs",
     "plane": "figures.maps",
@@ -101,6 +103,7 @@ __all__ = [
     "Task",
     "TeacherStudent",
     "claims",
+    "explore",
     "figure",
     "figures",
     "merge",

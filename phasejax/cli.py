@@ -125,6 +125,16 @@ class Compare:
     """Folder for the picture; figures/ and the run's name by default."""
 
 
+@dataclass(frozen=True)
+class Explore:
+    """Write a page to click through a run: its plane at every record, and any two of its cells against time."""
+
+    run: tyro.conf.Positional[Path]
+    """The file, runs/desk.nc, the folder of a run that is still being written, or that of a study: its planes at once."""
+    out: Path | None = None
+    """The page; explore.html among the figures of the run by default."""
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and leave with its exit code.
 
@@ -138,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         "merge": (merge, Merge),
         "figures": (figures, Figures),
         "compare": (compare, Compare),
+        "explore": (explore, Explore),
     }
     _stand_in_for_closed_streams()
     with _one_sentence():
@@ -252,6 +263,19 @@ def compare(argv: Sequence[str]) -> NoReturn:
     sys.exit(0)
 
 
+def explore(argv: Sequence[str]) -> NoReturn:
+    """The command `explore`: a page to click through a run. Arguments as on the command line."""
+    with _one_sentence():
+        options = parse(Explore, argv, "explore")
+        from phasejax import explorer
+        from phasejax.files.layout import paths
+        from phasejax.studies.study import open_any
+
+        out = options.out or Path("figures") / paths(options.run)[0].name / explorer.EXPLORER
+        print(explorer.explore(open_any(options.run)).save(out))
+    sys.exit(0)
+
+
 def study(argv: Sequence[str]) -> NoReturn:
     """The command `study`: train what is missing, draw, judge, write a page. Arguments as on the command line."""
     with _one_sentence():
@@ -295,7 +319,7 @@ def _report(name: Path, out: Path, place: Path) -> None:
         from phasejax.studies import folder, open_study
 
         study = folder.read_study(name)
-        for path in folder.report(open_study(out), place, study.figures, study.claims, study.title):
+        for path in folder.report(open_study(out), place, study.figures, study.claims, study.title, explored=True):
             print(path)
 
 

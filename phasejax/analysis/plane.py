@@ -2,11 +2,20 @@
 
 import xarray as xr
 
-from phasejax.analysis.run import RunError
+from phasejax.analysis.run import RunError, grid_axes
 from phasejax.grid import RESERVED
 
 _UPRIGHT, _ACROSS = ("temperature", "learning_rate"), ("sigma_w",)
 """Axes that stand upright and lie across, as in the paper; others do so in the order of the grid."""
+
+
+def axes_of(run: xr.Dataset | xr.DataArray) -> list[str]:
+    """The axes that a run, or an array of numbers of its students, spans, those first that stand upright."""
+    named = grid_axes(run) if isinstance(run, xr.Dataset) else [str(dim) for dim in run.dims]
+    names = {"temperature": "learning_rate", "learning_rate": "temperature"}  # one may have taken the other's place
+    axes = [name if name in run.dims else names.get(name, name) for name in named]
+    axes = [name for name in axes if name in run.dims and name not in RESERVED and name != "resample"]
+    return sorted(axes, key=lambda name: (name in _ACROSS) - (name in _UPRIGHT))
 
 
 def plane_of(run: xr.Dataset | xr.DataArray) -> tuple[str, str]:
@@ -15,11 +24,7 @@ def plane_of(run: xr.Dataset | xr.DataArray) -> tuple[str, str]:
     Raises:
         RunError: it has fewer, or more; the sentence says what to select.
     """
-    named = run.attrs["axes"].split() if "axes" in run.attrs else [str(dim) for dim in run.dims]
-    names = {"temperature": "learning_rate", "learning_rate": "temperature"}  # one may have taken the other's place
-    axes = [name if name in run.dims else names.get(name, name) for name in named]
-    axes = [name for name in axes if name in run.dims and name not in RESERVED and name != "resample"]
-    axes.sort(key=lambda name: (name in _ACROSS) - (name in _UPRIGHT))
+    axes = axes_of(run)
     if len(axes) > 2:
         others = axes[2:] if "sigma_w" not in axes else [name for name in axes[1:] if name != "sigma_w"]
         raise RunError(f"The run spans {', '.join(axes)}, and a plane has two axes: select one {' and one '.join(others)} "

@@ -4,7 +4,7 @@ There is one of each, for figures and claims alike. Students of one seed share t
 correlated, and every error is over seeds; replicas share teacher and data, and are drawn together.
 """
 
-import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -38,10 +38,23 @@ def summary(values: xr.DataArray, statistic: Statistic) -> tuple[xr.DataArray, x
         # One seed has no error that could be told.
         error = values.std("seed", ddof=1) / np.sqrt(values.count("seed")) if values.sizes["seed"] > 1 else 0 * centre
         return centre, centre - error, centre + error
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        low, centre, high = (values.quantile(q, "seed").drop_vars("quantile") for q in (0.16, 0.5, 0.84))
+    across = values.transpose(..., "seed")
+    low, centre, high = (across.isel(seed=0, drop=True).copy(data=of) for of in quantiles(across.values, (0.16, 0.5, 0.84)))
     return centre, low, high
+
+
+def quantiles(values: np.ndarray, shares: Sequence[float]) -> list[np.ndarray]:
+    """Quantiles along the last axis of what is not NaN, an array a share: numpy's nanquantile, much faster."""
+    ordered = np.sort(values, -1)
+    last = np.isfinite(ordered).sum(-1, keepdims=True) - 1
+    found = []
+    for share in shares:
+        place = share * np.maximum(last, 0)
+        below = np.floor(place).astype(int)
+        low, high = (np.take_along_axis(ordered, k, -1) for k in (below, np.minimum(below + 1, np.maximum(last, 0))))
+        part = place - below
+        found.append(np.where(part < 0.5, low + (high - low) * part, high - (high - low) * (1 - part))[..., 0])
+    return found
 
 
 def left_out(*values: xr.DataArray) -> str:

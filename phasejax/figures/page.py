@@ -61,6 +61,7 @@ def index_page(
     figures: Sequence[Draw],
     title: str,
     step: int | None = None,
+    explorer: str = "",
 ) -> Path:
     """Write `index.html` in a folder, with those of the files drawn embedded that a browser shows, PNG and GIF.
 
@@ -72,6 +73,7 @@ def index_page(
         figures: those which were drawn, for their captions; the page opens with the first.
         title: of the page.
         step: the record that was drawn; the last if None.
+        explorer: the explorer's page in the folder, if there is one.
 
     Returns:
         The file.
@@ -89,6 +91,7 @@ def index_page(
     first = "".join(_full(*one) for one in [*pictures.items()][:opening])
     others = "".join(_thumbnail(*one) for one in [*pictures.items()][opening:])
     runs = members(data)
+    explore = f'<a href="{escape(explorer)}">Explore</a>' if explorer else ""
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -101,7 +104,7 @@ def index_page(
 <h1>{_words(title)}</h1>
 <p class="soft">{escape(about(data, step))} The paper is <a href="https://arxiv.org/abs/2509.01349">arXiv:2509.01349</a>.</p>
 <p>{_tally(verdicts)}</p>
-<nav><a href="#figures">Figures</a><a href="#claims">Claims</a><a href="#run">Run</a></nav>
+<nav><a href="#figures">Figures</a><a href="#claims">Claims</a><a href="#run">Run</a>{explore}</nav>
 {first}<h2 id="figures">Figures</h2>
 <div class="all">
 {others}</div>

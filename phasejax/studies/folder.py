@@ -19,6 +19,7 @@ from phasejax import names
 from phasejax.analysis.run import RunError, members
 from phasejax.checks import ExperimentError
 from phasejax.claims import Claim, check, write
+from phasejax.explorer import EXPLORER, explore
 from phasejax.figures import draw_all, page
 from phasejax.figures.style import Draw
 from phasejax.files.durable import staged
@@ -74,6 +75,7 @@ def report(
     *,
     step: int | None = None,
     reading: str = "drift",
+    explored: bool = False,
 ) -> list[Path]:
     """Draw figures of a run or a study, judge claims, and write one page: all of it, or nothing.
 
@@ -86,6 +88,7 @@ def report(
         title: of the page; the run's length if empty.
         step: the record to look at; the last if None.
         reading: of the convergence criterion.
+        explored: with an explorer's page beside it, if that is installed; else the page links to one that is there.
 
     Returns:
         The files written, the page last.
@@ -110,8 +113,14 @@ def report(
             raise RunError(" ".join(dict.fromkeys(reasons)))
         for reason in reasons:
             print(reason, file=sys.stderr)
-        files = [*drawn, *write(verdicts, data, temporary, step)] if claims else drawn
-        files.append(page.index_page(temporary, data, verdicts, drawn, figures, title, step))
+        files = [*drawn, *(write(verdicts, data, temporary, step) if claims else ())]
+        if explored:
+            try:
+                files.append(explore(data).save(temporary / EXPLORER))
+            except ExperimentError as reason:  # it is not installed
+                print(reason, file=sys.stderr)
+        there = EXPLORER if any((place / EXPLORER).exists() for place in (temporary, Path(folder))) else ""
+        files.append(page.index_page(temporary, data, verdicts, drawn, figures, title, step, there))
         return [Path(folder) / path.relative_to(temporary) for path in files]
 
 
