@@ -1,10 +1,5 @@
-"""The command line, `phasejax run` and so on; the options of `run` are an experiment's settings.
+"""Commands that train: run, whose options are an experiment's settings, and study."""
 
-Refusals are one sentence on standard error and exit code 2. Neither jax nor xarray is imported before it is needed.
-"""
-
-import contextlib
-import errno
 import math
 import os
 import re
@@ -24,7 +19,8 @@ import tyro
 from phasejax import arguments, names
 from phasejax.arguments import parse
 from phasejax.checks import ExperimentError, refuse
-from phasejax.experiment import PRESETS, Experiment, Reading
+from phasejax.cli.refusals import one_sentence
+from phasejax.experiment import PRESETS, Experiment
 from phasejax.progress import say
 
 _TIMED_OUT = 124
@@ -83,97 +79,9 @@ class StudyOptions:
     """Write a checkpoint and stop after this long, 3h50m for instance; the same command goes on."""
 
 
-@dataclass(frozen=True)
-class Status:
-    """Say how far a run is."""
-
-    run: tyro.conf.Positional[Path]
-    """The run, runs/paper."""
-
-
-@dataclass(frozen=True)
-class Merge:
-    """Make one file of a run whose slabs of seeds are all finished."""
-
-    run: tyro.conf.Positional[Path]
-    """The run, runs/paper."""
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Draw the figures of the paper from a netCDF file, and judge its statements."""
-
-    run: tyro.conf.Positional[Path]
-    """The file, runs/desk.nc, or the folder of a run that is still being written."""
-    only: tuple[str, ...] | None = None
-    """Numbers or names of the figures to draw; all of them by default."""
-    at_step: int | None = None
-    """The record to draw, in SGD steps; the last by default."""
-    reading: Reading = "drift"
-    """Reading of the convergence criterion."""
-    out: Path | None = None
-    """Folder for the figures; figures/ and the run's name by default."""
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Compare a run with the paper's at its own length, phase by phase, as a table and a picture."""
-
-    run: tyro.conf.Positional[Path]
-    """The file, runs/mine.nc, or the folder of a run that is still being written."""
-    out: Path | None = None
-    """Folder for the picture; figures/ and the run's name by default."""
-
-
-@dataclass(frozen=True)
-class Explore:
-    """Write a page to click through a run: its plane at every record, and any two of its cells against time."""
-
-    run: tyro.conf.Positional[Path]
-    """The file, runs/desk.nc, the folder of a run that is still being written, or that of a study: its planes at once."""
-    out: Path | None = None
-    """The page; explore.html among the figures of the run by default."""
-
-
-def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and leave with its exit code.
-
-    0 is done, 2 refused, 124 stopped at the time limit, 130 or 143 interrupted by SIGINT or SIGTERM.
-    """
-    given = list(sys.argv[1:] if argv is None else argv)
-    commands = {
-        "run": (run, Run),
-        "study": (study, StudyOptions),
-        "status": (status, Status),
-        "merge": (merge, Merge),
-        "figures": (figures, Figures),
-        "compare": (compare, Compare),
-        "explore": (explore, Explore),
-    }
-    _stand_in_for_closed_streams()
-    with _one_sentence():
-        asked = given[0] if given else ""
-        if asked in commands:
-            commands[asked][0](given[1:])
-        if asked == "--version":
-            from importlib.metadata import version
-
-            print(f"phasejax {version('phasejax')}")
-            sys.exit(0)
-        if asked and asked not in ("-h", "--help"):
-            raise ExperimentError(f"{asked!r} is no command: choose from {', '.join(commands)}.")
-        about = [(f"phasejax {name}", (cls.__doc__ or "").splitlines()[0]) for name, (_, cls) in commands.items()]
-        about.append(("phasejax --version", "Say which version this is."))
-        print("Train whole ensembles of small neural networks, and see the phases that SGD falls into.\n",
-              *(f"  {usage:18}  {words}" for usage, words in about),
-              "\nEach command has its own --help.", sep="\n", file=sys.stdout if asked else sys.stderr)  # fmt: skip
-        sys.exit(0 if asked else 2)
-    sys.exit(0)
-
-
 def run(argv: Sequence[str]) -> NoReturn:
     """The command `run`: train and write. Arguments as on the command line."""
-    with _one_sentence():
+    with one_sentence():
         options, experiment = _read_run(argv)
         out = options.resume or options.out or _default_out(options, experiment)
         seconds = _seconds(options.time_limit)
@@ -193,92 +101,9 @@ def run(argv: Sequence[str]) -> NoReturn:
     sys.exit(0)
 
 
-def status(argv: Sequence[str]) -> NoReturn:
-    """The command `status`: say how far a run is, a line for every slab of it. Arguments as on the command line."""
-    with _one_sentence():
-        out = parse(Status, argv, "status").run
-        from phasejax.files.layout import has_states, paths, slabs_in, uncovered
-        from phasejax.files.progress import progress
-        from phasejax.files.reading import read_experiment
-
-        folder, file = paths(out)
-        experiment = read_experiment(out)
-        parts = [] if file.exists() else list(slabs_in(folder).values())
-        if has_states(folder) or not parts:
-            parts.append(out)
-        found = [progress(part) for part in parts]
-        for part in found:
-            print(part)
-        if words := next(filter(None, (part.left_out for part in found)), ""):
-            print(words)
-        if lacking := uncovered(experiment.grid.labels, (part.experiment.grid.labels for part in found)):
-            print(f"{lacking} of {experiment.grid.seeds} seeds have not been begun.")
-        elif not file.exists() and all(part.finished for part in found):
-            print(f"All are finished: python -m phasejax merge {shlex.quote(str(folder))} makes one file of them.")
-    sys.exit(0)
-
-
-def merge(argv: Sequence[str]) -> NoReturn:
-    """The command `merge`: one file of all slabs. Arguments as on the command line."""
-    with _one_sentence():
-        out = parse(Merge, argv, "merge").run
-        from phasejax.files import slabs
-
-        print(f"Wrote {slabs.merge(out)}.")
-    sys.exit(0)
-
-
-def figures(argv: Sequence[str]) -> NoReturn:
-    """The command `figures`: draw from a file. Arguments as on the command line."""
-    with _one_sentence():
-        options = parse(Figures, argv, "figures")
-        from phasejax.figures import chosen
-        from phasejax.files.layout import paths
-        from phasejax.files.reading import load_run
-        from phasejax.studies import folder
-
-        out, paper = options.out or Path("figures") / paths(options.run)[0].name, folder.read_study("paper")
-        drawn = paper.figures if options.only is None else tuple(chosen(options.only, paper.figures))
-        for path in folder.report(load_run(options.run), out, drawn, paper.claims, step=options.at_step,
-                                  reading=options.reading):  # fmt: skip
-            print(path)
-    sys.exit(0)
-
-
-def compare(argv: Sequence[str]) -> NoReturn:
-    """The command `compare`: a run beside the reference. Arguments as on the command line."""
-    with _one_sentence():
-        options = parse(Compare, argv, "compare")
-        from phasejax.analysis import comparison
-        from phasejax.figures import save
-        from phasejax.figures.comparison import deviations, table
-        from phasejax.files.layout import paths
-        from phasejax.files.reading import load_run
-        from phasejax.studies.reference import reference
-
-        found = comparison.compare(load_run(options.run), reference("paper"))
-        print(table(found))
-        for path in save(deviations(found), (options.out or Path("figures") / paths(options.run)[0].name) / "compare"):
-            print(path)
-    sys.exit(0)
-
-
-def explore(argv: Sequence[str]) -> NoReturn:
-    """The command `explore`: a page to click through a run. Arguments as on the command line."""
-    with _one_sentence():
-        options = parse(Explore, argv, "explore")
-        from phasejax import explorer
-        from phasejax.files.layout import paths
-        from phasejax.studies.study import open_any
-
-        out = options.out or Path("figures") / paths(options.run)[0].name / explorer.EXPLORER
-        print(explorer.explore(open_any(options.run)).save(out))
-    sys.exit(0)
-
-
 def study(argv: Sequence[str]) -> NoReturn:
     """The command `study`: train what is missing, draw, judge, write a page. Arguments as on the command line."""
-    with _one_sentence():
+    with one_sentence():
         options = parse(StudyOptions, argv, "study")
         seconds = _seconds(options.time_limit)
         from phasejax.files import slabs
@@ -315,7 +140,7 @@ def study(argv: Sequence[str]) -> NoReturn:
 
 def _report(name: Path, out: Path, place: Path) -> None:
     """Draw and judge what is in a study's folder, in a process of its own."""
-    with _one_sentence():
+    with one_sentence():
         from phasejax.studies import folder, open_study
 
         study = folder.read_study(name)
@@ -443,56 +268,3 @@ def _default_out(options: Run, experiment: Experiment) -> Path:
     if experiment != _named(options):
         raise ExperimentError(f"--out is missing: settings other than those of {name} need a name of their own.")
     return Path("runs") / name
-
-
-def _stand_in_for_closed_streams() -> None:
-    """Open what the process was begun without, or the next file opened would get what libraries write to standard error."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-
-
-@contextlib.contextmanager
-def _one_sentence() -> Any:
-    """Turn a refusal into its sentence on standard error and exit code 2."""
-    try:
-        yield
-    except BrokenPipeError as deaf:
-        _hushed(deaf)
-    except SystemExit:
-        try:
-            if sys.stdout is not None:
-                sys.stdout.flush()
-        except OSError as deaf:
-            _hushed(deaf)
-        raise
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except ExperimentError as refusal:
-        say(str(refusal))
-        sys.exit(2)
-    except Exception as refusal:
-        # Importing these costs xarray's import time, so it is done only where something has gone wrong already.
-        from phasejax.analysis.run import RunError
-        from phasejax.files.durable import StoreError
-
-        if isinstance(refusal, OSError) and not refusal.filename and refusal.errno in (errno.ENOSPC, errno.EIO):
-            _hushed(refusal)
-        if isinstance(refusal, OSError) and refusal.filename:
-            refusal = f"{refusal.filename} cannot be used: {refusal.strerror}."
-        elif not isinstance(refusal, (RunError, StoreError)):
-            raise
-        say(str(refusal))
-        sys.exit(2)
-
-
-def _hushed(deaf: OSError) -> NoReturn:
-    """Leave when standard output takes no more: who read it has seen enough, or the disk it goes to is full."""
-    # Nothing more may be written, not even by Python's own end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(deaf, BrokenPipeError):
-        sys.exit(0)
-    say(f"Standard output cannot be written to: {deaf.strerror}.")
-    sys.exit(2)
