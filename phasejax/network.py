@@ -152,3 +152,12 @@ def activation(name: str) -> Callable[["Array"], "Array"]:
         "identity": lambda z: z,
     }
     return built_in[name]
+
+
+def initial(network: Any, key: "Array", dtype: Any) -> dict[str, "Array"]:
+    """Weights at sigma_W = 1 of a network, the package's or one's own, in a dtype."""
+    if isinstance(network, Network):
+        return network.init(key, dtype)
+    import jax.numpy as jnp
+
+    return {name: jnp.asarray(array, dtype) for name, array in network.init(key).items()}

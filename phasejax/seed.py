@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from phasejax.network import Network
+from phasejax.network import Network, initial
 from phasejax.starts import FromTeacher
 from phasejax.state import Batches, Data, Task, Weights
 from phasejax.tasks import Keys
@@ -29,13 +29,6 @@ def seed_key(label: Array) -> Array:
 def _root() -> Array:
     # The key of seed 0, made of its words: `jax_random_seed_offset` does not enter.
     return jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32), impl="threefry2x32")
-
-
-def initial(network: Any, key: Array, dtype: Any) -> Weights:
-    """A network's weights at sigma_W = 1, in a dtype."""
-    if isinstance(network, Network):
-        return network.init(key, dtype)
-    return {name: jnp.asarray(array, dtype) for name, array in network.init(key).items()}
 
 
 def trained_names(network: Any, weights: Weights) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ class TeacherStudent:
         import jax
         import jax.numpy as jnp
 
-        from phasejax.seed import initial
+        from phasejax.network import initial
         from phasejax.state import Data
 
         teacher = initial(network, keys.teacher, dtype)

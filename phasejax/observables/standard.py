@@ -11,7 +11,7 @@ from jax import Array
 
 from phasejax import seed
 from phasejax.kernels import linalg
-from phasejax.network import Network
+from phasejax.network import Network, initial
 from phasejax.observables.gradient import mean_gradient
 from phasejax.observables.level_dynamics import READINGS
 from phasejax.observables.observable import Observable, When
@@ -129,7 +129,7 @@ def standard(network: Any, task: Any, weights: When = "decades") -> tuple[Observ
 
 
 def _drawn(network: Any) -> Callable[[], dict[str, Array]]:
-    return lambda: seed.initial(network, jax.random.key(0, impl="threefry2x32"), jnp.float32)
+    return lambda: initial(network, jax.random.key(0, impl="threefry2x32"), jnp.float32)
 
 
 def suffix(name: str, among: Any) -> str:
