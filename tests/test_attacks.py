@@ -477,6 +477,23 @@ def test_a_slab_with_a_bit_flipped_is_refused_or_merges_to_the_same(expected, tm
     assert found["refused"] > 0.5 * count
 
 
+@pytest.mark.parametrize("during", ["write", "concatenate"])
+def test_a_folder_exchanged_in_the_midst_of_a_write_gets_nothing(tmp_path, monkeypatch, during):
+    run, original = tmp_path / "run", getattr(netcdf, during)
+
+    def exchange(path, *arguments, **options):
+        original(path, *arguments, **options)
+        run.rename(tmp_path / "removed")
+        shutil.copytree(tmp_path / "removed", run)
+
+    monkeypatch.setattr(netcdf, during, exchange)
+    with pytest.raises(StoreError, match="was removed or begun anew while this process was writing it: nothing more"):
+        pj.simulate(TWO, run)
+    assert len(layout.states(run)) == (during == "concatenate")
+    assert not [path for path in tmp_path.glob("run/records*") if during == "write" and path.suffix == ".nc"]
+    assert not run.with_suffix(".nc").exists()
+
+
 PLACES = ((os, "replace"), (os, "fsync"), (np, "savez"), (netcdf, "write"), (netcdf, "_variable"), (Path, "write_text"))
 
 
