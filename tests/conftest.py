@@ -1,9 +1,13 @@
 """Two CPU devices, strict shapes, and small experiments that train in a moment."""
 
+import contextlib
 import dataclasses
 import os
+import pathlib
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 
 # What one process compiles the others find: the workers, and the processes that tests start, inherit this.
 OWNER = "JAX_COMPILATION_CACHE_DIR" not in os.environ
@@ -54,6 +58,36 @@ def skip_without_compiler(source: str, kernel: str, **sizes: int) -> None:
 def pytest_sessionfinish():
     if OWNER:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+CODE = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "ctypes.dlopen")
+heard: list[tuple[str, object]] | None = None
+
+
+def _hear(event: str, given: tuple[object, ...]) -> None:
+    if heard is None:
+        return
+    # Modules of libraries that are imported late are theirs, and literals of NumPy's headers are only parsed.
+    libraries = (str(pathlib.Path(os.__file__).parent), sys.prefix, str(pathlib.Path(__file__).parents[1] / "phasejax"), "<")
+    theirs = event == "compile" and (str(given[1]).startswith(libraries) or str(given[1]).endswith(".pyx"))
+    code = event in CODE or (event == "compile" and not theirs)
+    if code or (event == "import" and str(given[0]).partition(".")[0] in ("hostile", "mine", "subprocess")):
+        heard.append((event, given[:2]))
+
+
+sys.addaudithook(_hear)
+
+
+@contextlib.contextmanager
+def no_code() -> Iterator[None]:
+    """Fail where anything that is read becomes code, or starts a process."""
+    global heard
+    heard = []
+    try:
+        yield
+        assert not heard
+    finally:
+        heard = None
 
 
 @pytest.fixture

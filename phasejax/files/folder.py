@@ -119,10 +119,12 @@ class Store:
         with atomically(path, self.folder, self._space) as temporary:
             yield temporary
             self._digests[path.name] = digest(temporary)
+            self._lock.require()  # writing it took a while
 
     def _save(self, checkpoint: Checkpoint) -> None:
         with atomically(self.folder / f"state-{checkpoint.step}.npz", self.folder, self._space) as temporary:
             save(temporary, self._of_a_state(), checkpoint._replace(segments=self._digests))
+            self._lock.require()
 
     def _of_a_segment(self) -> dict[str, str]:
         same = {name: self._attributes.get(name, "") for name in ("phasejax_version", "axes", "not_recorded")}
@@ -208,6 +210,7 @@ class Store:
                     raise DamagedError(f"{self.folder} lacks {lacking}")
                 header = {**self._of_a_state(), "step": checkpoint.step, "marked_step": checkpoint.marked_step}
                 netcdf.keep_state(temporary, header, checkpoint.leaves)
+                self._lock.require()
         except DamagedError as error:
             raise StoreError(f"{error}; --overwrite starts anew.") from None
         discard(self.folder)
