@@ -25,7 +25,7 @@ from phasejax.checks import refuse, shown
 from phasejax.engines import Engine
 from phasejax.ensemble import MATMUL_PRECISION
 from phasejax.experiment import Experiment
-from phasejax.files import netcdf, reading, slabs
+from phasejax.files import reading, slabs
 from phasejax.files.durable import StoreError
 from phasejax.files.folder import Store, keep_experiment
 from phasejax.files.layout import paths
@@ -33,6 +33,7 @@ from phasejax.files.netcdf import Record
 from phasejax.files.reading import finished
 from phasejax.files.slabs import Shard
 from phasejax.files.state import Checkpoint, require
+from phasejax.files.variables import opened
 from phasejax.identity import Identity, identify
 from phasejax.kernels.build import stand_ins
 from phasejax.observables import Observable
@@ -106,7 +107,7 @@ def simulate(
             run = Path(folder) / "run"
             simulate(experiment, run, engine=engine, devices=devices, progress=progress,
                      checkpoint_seconds=checkpoint_seconds, interrupted=interrupted).close()  # fmt: skip
-            with netcdf.opened(paths(run)[1]) as found:
+            with opened(paths(run)[1]) as found:
                 return found.load()
 
     pieces = slabs.plan(out, experiment, shard and Shard(*shard), resume, overwrite)

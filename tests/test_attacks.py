@@ -26,7 +26,7 @@ from test_reliability import in_a_process, one_sentence, processes, quickly, val
 
 import phasejax as pj
 from phasejax import Experiment, ExperimentError, Grid, Schedule, StoreError, cli, names
-from phasejax.files import durable, folder, layout, netcdf, slabs, state
+from phasejax.files import durable, folder, layout, netcdf, slabs, state, variables
 from phasejax.files.progress import progress
 from phasejax.studies.study import Study
 
@@ -445,7 +445,7 @@ def test_a_segment_with_a_bit_flipped_is_not_made_a_file(tmp_path, count):
     whole = segment.read_bytes()
     for content in flips(whole, count, np.random.default_rng(count)):
         segment.write_bytes(content)
-        with pytest.raises(netcdf.DamagedError, match="is not what was written there"):
+        with pytest.raises(variables.DamagedError, match="is not what was written there"):
             folder._verify([segment], checkpoint)
     with pytest.raises(StoreError, match=rf"{segment.name} is not what .*--overwrite starts anew"):
         pj.simulate(TWO, tmp_path / "run", resume=True)

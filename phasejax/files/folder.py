@@ -15,10 +15,11 @@ from phasejax.experiment import Experiment
 from phasejax.files import netcdf
 from phasejax.files.durable import StoreError, atomically, digest, existing_parent, held, make, refuse_if_written
 from phasejax.files.layout import STUB, discard, discard_slabs, own_files, paths, segments, states, step_of
-from phasejax.files.netcdf import DamagedError, Record
+from phasejax.files.netcdf import Record
 from phasejax.files.reading import can_go_on, finished, is_run, read_experiment
 from phasejax.files.schema import STEP_AXES
 from phasejax.files.state import Checkpoint, identity_of, load, save
+from phasejax.files.variables import DamagedError
 from phasejax.memory import size
 
 if TYPE_CHECKING:

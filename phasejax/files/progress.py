@@ -9,9 +9,9 @@ from phasejax.experiment import Experiment
 from phasejax.files import netcdf
 from phasejax.files.durable import owner
 from phasejax.files.layout import paths, segments, states
-from phasejax.files.netcdf import DamagedError
 from phasejax.files.reading import finished, read_experiment
 from phasejax.files.state import read_header
+from phasejax.files.variables import DamagedError
 
 
 class Progress(NamedTuple):

@@ -13,8 +13,8 @@ from phasejax.experiment import Experiment
 from phasejax.files import netcdf
 from phasejax.files.durable import StoreError
 from phasejax.files.layout import has_records, paths, segments, slabs_in, within
-from phasejax.files.netcdf import DamagedError
 from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, coordinates, refuse_newer
+from phasejax.files.variables import DamagedError, opened
 from phasejax.memory import available, size
 from phasejax.starts import FromRun
 from phasejax.tasks import same_file
@@ -279,7 +279,7 @@ def _kept(part: xr.Dataset) -> dict[str, Any]:
 
 def _open(file: Path) -> xr.Dataset:
     try:
-        dataset = netcdf.opened(file)
+        dataset = opened(file)
     except PermissionError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror}.") from None
     except Exception:  # damaged bytes fail in any way HDF5, netCDF4 and xarray know

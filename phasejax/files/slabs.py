@@ -21,9 +21,9 @@ from phasejax.files import netcdf
 from phasejax.files.durable import StoreError, atomically, held, owner, refuse_if_written
 from phasejax.files.folder import check
 from phasejax.files.layout import discard, discard_slabs, has_states, overlap, paths, slabs_in, within
-from phasejax.files.netcdf import DamagedError
 from phasejax.files.reading import finished, open_run, read_experiment
 from phasejax.files.state import identity_of
+from phasejax.files.variables import DamagedError
 
 
 class Shard(NamedTuple):
