@@ -26,7 +26,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
-from phasejax import ExperimentError, RunError, StoreError, figures
+from phasejax import ExperimentError, RunError, StoreError
 from phasejax.analysis import boundaries
 from phasejax.analysis.comparison import in_phase
 from phasejax.analysis.length import against_training
@@ -35,10 +35,11 @@ from phasejax.analysis.run import until
 from phasejax.analysis.spectrum import level_spacing
 from phasejax.analysis.statistics import log10, sound, summary
 from phasejax.claims.writing import symbols
-from phasejax.figures.style import file_name
+from phasejax.figures.length import training_needed
+from phasejax.figures.style import STYLE_SHEET, file_name
 from phasejax.files.durable import atomically
 from phasejax.files.reading import load_run
-from phasejax.studies.paper import figures as paper
+from phasejax.studies.paper.figures import FIGURES
 
 REFERENCE = Path("phasejax/studies/paper/full_length.nc")
 PAGE, PICTURES = Path("docs/full_length.md"), Path("docs/images/full_length")
@@ -183,7 +184,7 @@ def draw(full: Sequence[Path], desk: Path, folder: Path = PICTURES) -> list[Path
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for length, run in runs.items():
-        for one in [one for one in paper.FIGURES if one.number or one is paper.training_needed]:
+        for one in [*(one for one in FIGURES if one.number), training_needed]:
             readings = ("released", "drift") if one.number == 8 else ("",)
             for reading in readings:
                 options: dict[str, Any] = {"reading": reading} if reading else {}
@@ -194,7 +195,7 @@ def draw(full: Sequence[Path], desk: Path, folder: Path = PICTURES) -> list[Path
 
 
 def _save(figure: Figure, file: Path) -> None:
-    with matplotlib.style.context(figures.STYLE_SHEET):
+    with matplotlib.style.context(STYLE_SHEET):
         figure.savefig(file, dpi=130)
     # A palette takes a third of the room.
     Image.open(file).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
