@@ -55,6 +55,8 @@ LEFT_OUT = ("eigenvalues", "K_S", "V_S", "D_S", "restoring", "weights", "feature
 
 _SAME = ("phasejax_version", "identity", "engine", "precision", "matmul_precision", "versions")
 """Attributes in which slabs must agree to be one run, as where slabs are merged."""
+_OWN = ("command_line", "contents", "coordinates", "format_version")
+"""Attributes of a slab alone."""
 _ENDS = (-12.0, 8.0)
 _WHOLE = {"dtype": "int16", "_FillValue": np.int16(-(2**15))}
 _SQUEEZED = {"zlib": True, "complevel": 9, "shuffle": True}
@@ -130,7 +132,7 @@ def _run(part: xr.Dataset) -> dict[str, Any]:
 def _attributes(parts: Sequence[xr.Dataset], labels: np.ndarray) -> dict[str, str]:
     """Those of the runs, each said once; the experiment has the seeds from the first to the last."""
     kept = {name: "\n".join(dict.fromkeys(str(part.attrs[name]) for part in parts if name in part.attrs))
-            for name in parts[0].attrs if name not in ("command_line", "coordinates", "format_version")}  # fmt: skip
+            for name in parts[0].attrs if name not in _OWN}  # fmt: skip
     tables = tomllib.loads(parts[0].attrs["experiment"])
     tables["grid"] |= {"first_seed": int(labels.min()), "seeds": int(labels.max() - labels.min()) + 1}
     left_out = "; ".join(f"{name} is not recorded: a reference keeps what is made of it" for name in LEFT_OUT)

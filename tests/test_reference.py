@@ -1,5 +1,7 @@
 """A reference is what its script makes of slabs, opens as a run, and a run is compared with it in units of its error."""
 
+import dataclasses
+
 import netCDF4
 import numpy as np
 import pytest
@@ -121,7 +123,9 @@ def test_figures_that_a_reference_has_not_the_numbers_for_are_skipped(reference)
 @pytest.fixture(scope="module")
 def alike(whole):
     """The small run, as if it were of the paper's data."""
-    return whole.assign_attrs(experiment=Experiment().to_toml())
+    experiment = dataclasses.replace(Experiment(), grid=small().grid, schedule=small().schedule)
+    run = whole.sel(step=whole.step.isin([stop.step for stop in experiment.stops() if stop.record]))
+    return run.assign_attrs(experiment=experiment.to_toml()).assign_coords(epoch=run.step / 1000)
 
 
 def by_seed(run, observable, phase):
