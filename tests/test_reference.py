@@ -117,7 +117,8 @@ def test_figures_that_a_reference_has_not_the_numbers_for_are_skipped(reference)
     for draw in (figures.eigenvalue_flow, figures.criterion):
         with pytest.raises(NotDrawable, match="is not recorded: a reference keeps"):
             draw(reference)
-    assert figures.loss_map(reference).axes
+    for draw in (figures.loss_map, figures.rate_map, figures.convergence_boundaries, figures.phase_diagram):
+        assert draw(reference).axes
 
 
 @pytest.fixture(scope="module")

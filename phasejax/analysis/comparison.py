@@ -26,12 +26,12 @@ OBSERVABLES: dict[str, tuple[tuple[str, ...], Callable[[xr.Dataset], xr.DataArra
     "log10 test loss": (("test_loss",), _log10("test_loss")),
     "log10 training loss": (("train_loss",), _log10("train_loss")),
     "log10 gradient": (("gradient_norm",), _log10("gradient_norm")),
-    "log10 level spacing S": (("eigenvalues",), lambda run: log10(level_spacing(run).clip(min=FLOOR))),
+    "log10 level spacing S": (("level_spacing",), lambda run: log10(level_spacing(run).clip(min=FLOOR))),
     "memory G(t,0)": (("G_t0",), lambda run: run.G_t0),
     "alignment": (("alignment",), lambda run: run.alignment),
     "overlap Q": (("feature_overlap",), lambda run: run.feature_overlap),
     "overlap R": (("teacher_overlap",), lambda run: run.teacher_overlap),
-    "share converged": (("restoring", "V_S"), lambda run: converged(run, "drift").astype(float)),
+    "share converged": (("converged",), lambda run: converged(run, "drift").astype(float)),
 }
 """By what they are called: the variables that a run needs for them, and what they are of every student."""
 
