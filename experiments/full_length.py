@@ -26,7 +26,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
-from phasejax import ExperimentError, RunError, StoreError, figures
+from phasejax import ExperimentError, RunError, StoreError
 from phasejax.analysis import boundaries
 from phasejax.analysis.comparison import in_phase
 from phasejax.analysis.length import against_training
@@ -35,10 +35,11 @@ from phasejax.analysis.run import until
 from phasejax.analysis.spectrum import level_spacing
 from phasejax.analysis.statistics import log10, sound, summary
 from phasejax.claims.writing import symbols
-from phasejax.figures.style import file_name
+from phasejax.figures.length import training_needed
+from phasejax.figures.style import STYLE_SHEET, file_name
 from phasejax.files.durable import atomically
 from phasejax.files.reading import load_run
-from phasejax.studies.paper import figures as paper
+from phasejax.studies.paper.figures import FIGURES
 
 REFERENCE = Path("phasejax/studies/paper/full_length.nc")
 PAGE, PICTURES = Path("docs/full_length.md"), Path("docs/images/full_length")
@@ -54,6 +55,8 @@ LEFT_OUT = ("eigenvalues", "K_S", "V_S", "D_S", "restoring", "weights", "feature
 
 _SAME = ("phasejax_version", "identity", "engine", "precision", "matmul_precision", "versions")
 """Attributes in which slabs must agree to be one run, as where slabs are merged."""
+_OWN = ("command_line", "contents", "coordinates", "format_version")
+"""Attributes of a slab alone."""
 _ENDS = (-12.0, 8.0)
 _WHOLE = {"dtype": "int16", "_FillValue": np.int16(-(2**15))}
 _SQUEEZED = {"zlib": True, "complevel": 9, "shuffle": True}
@@ -129,7 +132,7 @@ def _run(part: xr.Dataset) -> dict[str, Any]:
 def _attributes(parts: Sequence[xr.Dataset], labels: np.ndarray) -> dict[str, str]:
     """Those of the runs, each said once; the experiment has the seeds from the first to the last."""
     kept = {name: "\n".join(dict.fromkeys(str(part.attrs[name]) for part in parts if name in part.attrs))
-            for name in parts[0].attrs if name not in ("command_line", "coordinates", "format_version")}  # fmt: skip
+            for name in parts[0].attrs if name not in _OWN}  # fmt: skip
     tables = tomllib.loads(parts[0].attrs["experiment"])
     tables["grid"] |= {"first_seed": int(labels.min()), "seeds": int(labels.max() - labels.min()) + 1}
     left_out = "; ".join(f"{name} is not recorded: a reference keeps what is made of it" for name in LEFT_OUT)
@@ -183,7 +186,7 @@ def draw(full: Sequence[Path], desk: Path, folder: Path = PICTURES) -> list[Path
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for length, run in runs.items():
-        for one in [one for one in paper.FIGURES if one.number or one is paper.training_needed]:
+        for one in [*(one for one in FIGURES if one.number), training_needed]:
             readings = ("released", "drift") if one.number == 8 else ("",)
             for reading in readings:
                 options: dict[str, Any] = {"reading": reading} if reading else {}
@@ -194,7 +197,7 @@ def draw(full: Sequence[Path], desk: Path, folder: Path = PICTURES) -> list[Path
 
 
 def _save(figure: Figure, file: Path) -> None:
-    with matplotlib.style.context(figures.STYLE_SHEET):
+    with matplotlib.style.context(STYLE_SHEET):
         figure.savefig(file, dpi=130)
     # A palette takes a third of the room.
     Image.open(file).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)

@@ -14,6 +14,8 @@ from phasejax.analysis.statistics import log10, sound
 
 FLOOR = 1e-12
 """What is smaller counts as this in a logarithm."""
+ROUNDING = 1e-4
+"""Part of every error: students that are the same differ by how a reference is kept."""
 
 
 def _log10(name: str) -> Callable[[xr.Dataset], xr.DataArray]:
@@ -24,12 +26,12 @@ OBSERVABLES: dict[str, tuple[tuple[str, ...], Callable[[xr.Dataset], xr.DataArra
     "log10 test loss": (("test_loss",), _log10("test_loss")),
     "log10 training loss": (("train_loss",), _log10("train_loss")),
     "log10 gradient": (("gradient_norm",), _log10("gradient_norm")),
-    "log10 level spacing S": (("eigenvalues",), lambda run: log10(level_spacing(run).clip(min=FLOOR))),
+    "log10 level spacing S": (("level_spacing",), lambda run: log10(level_spacing(run).clip(min=FLOOR))),
     "memory G(t,0)": (("G_t0",), lambda run: run.G_t0),
     "alignment": (("alignment",), lambda run: run.alignment),
     "overlap Q": (("feature_overlap",), lambda run: run.feature_overlap),
     "overlap R": (("teacher_overlap",), lambda run: run.teacher_overlap),
-    "share converged": (("restoring", "V_S"), lambda run: converged(run, "drift").astype(float)),
+    "share converged": (("converged",), lambda run: converged(run, "drift").astype(float)),
 }
 """By what they are called: the variables that a run needs for them, and what they are of every student."""
 
@@ -39,7 +41,7 @@ def compare(run: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
 
     Each seed is averaged over the cells of a phase first. Seeds that have the same teacher in both are compared one by one,
     if there are two or more, and the others left out, for what is common to both then cancels; else all seeds of both are
-    taken as independent. The reference's rounding is not in the error, and is at most 2e-4 decades.
+    taken as independent.
 
     Args:
         run: a run of the paper's system: its network, data and batch size, trained by plain SGD.
@@ -60,8 +62,8 @@ def compare(run: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
         raise RunError(f"The run cannot be compared with the reference. {other}")
     run, reference = until(run, None), until(reference, None)
     for name, dataset in (("run", run), ("reference", reference)):
-        if dataset.sizes["seed"] < 2:
-            raise RunError(f"The {name} has a single seed, and the difference no error.")
+        if np.unique(dataset["teacher" if "teacher" in dataset.coords else "seed"]).size < 2:
+            raise RunError(f"The {name} has a single seed, or replicas of one, and the difference no error.")
     steps = np.intersect1d(run.step, reference.step)
     if not steps.any():
         raise RunError("The run and the reference have no record after step 0 in common: the reference's are those of a run "
@@ -91,7 +93,7 @@ def compare(run: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
     if not found:
         raise RunError("The run has recorded none of what the reference is compared by.")
     result = xr.concat(list(found.values()), xr.Variable("observable", list(found)))
-    result["deviation"] = result.difference / result.error.where(result.error > 0)
+    result["deviation"] = result.difference / result.error
     result["p_value"] = 2 * xr.apply_ufunc(stdtr, result.freedom, -np.abs(result.deviation))
     result["cells"] = ("phase", [cells[phase] for phase in result.phase.values])
     return result.assign_attrs(paired=len(pairs) > 1, seeds=run.sizes["seed"], reference_seeds=reference.sizes["seed"])
@@ -119,7 +121,7 @@ def _difference(ours: xr.DataArray, theirs: xr.DataArray, paired: bool) -> xr.Da
     # About each mean, and pooled: few seeds tell little of their own spread.
     squares = [((part - part.mean("seed")) ** 2).sum("seed") for part in parts]
     inverse = [1 / part.count("seed") for part in parts]
-    error = np.sqrt(sum(squares[1:], start=squares[0]) / freedom * sum(inverse[1:], start=inverse[0]))
-    means = {"run": ours.mean("seed"), "reference": theirs.mean("seed")}
-    found = {**means, "difference": means["run"] - means["reference"], "error": error, "freedom": freedom}
+    square = sum(squares[1:], start=squares[0]) / freedom * sum(inverse[1:], start=inverse[0])
+    found = {"run": ours.mean("seed"), "reference": theirs.mean("seed")}
+    found |= {"difference": found["run"] - found["reference"], "error": (square + ROUNDING**2) ** 0.5, "freedom": freedom}
     return xr.Dataset({name: values.reset_coords(drop=True) for name, values in found.items()})

@@ -12,6 +12,8 @@ from phasejax.experiment import Experiment
 
 STEPS = ("step", "step_decades", "step_ends")
 """Axes of records."""
+MADE_OF = {"level_spacing": ("eigenvalues",), "converged": ("restoring", "V_S")}
+"""What a reference has in place of what a run has to make it of."""
 LEVEL_DYNAMICS = ("K_S", "V_S", "D_S", "restoring")
 """What a file has only of trained layers with more than one node: a single level has no spacing."""
 
@@ -103,8 +105,8 @@ def require(dataset: xr.Dataset, *names: str) -> None:
 
     Args:
         dataset: a run.
-        *names: what is needed; a layer's own are named without its number. With sigma_w the run must be of the paper's
-            plane, with both its axes.
+        *names: what is needed; a layer's own are named without its number, and what `level_spacing` and `converged` are made
+            of will do for these. With sigma_w the run must be of the paper's plane, with both its axes.
 
     Raises:
         NotRecordedError: one is missing, and the experiment does not record it.
@@ -119,7 +121,7 @@ def require(dataset: xr.Dataset, *names: str) -> None:
             raise RunError(f"The dimension {axis} is missing: a selection keeps it if it is made with a list or a slice.")
         if not dataset.sizes[axis]:
             raise RunError(f"The selection is empty: it has no {axis.replace('_', ' ')}.")
-    for name in names:
+    for name in (part for whole in names for part in ([whole] if whole in dataset else MADE_OF.get(whole, (whole,)))):
         if name not in dataset and name + own not in dataset:
             if reason := why_not_recorded(dataset, name):
                 raise NotRecordedError(f"{reason}.")
@@ -127,7 +129,7 @@ def require(dataset: xr.Dataset, *names: str) -> None:
                            "which its experiment records: the run is not whole.")  # fmt: skip
         variable = dataset[name if name in dataset else name + own]
         over = {"seed", *axes} if {*STEPS} & {*variable.dims} else {"seed"} if name.startswith("target") else {"step"}
-        if name in dataset.data_vars and (variable.dtype.kind not in "fiu" or not over <= {*variable.dims}):
+        if name in dataset.data_vars and (variable.dtype.kind not in "bfiu" or not over <= {*variable.dims}):
             raise RunError(f"The variable {variable.name} of the file is not as a run has it: the run is not whole.")
 
 

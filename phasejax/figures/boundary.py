@@ -68,7 +68,7 @@ def add_legend(figure: Figure) -> None:
 
 
 @figure(
-    needs=["restoring", "V_S", "temperature", "sigma_w"],
+    needs=["converged", "temperature", "sigma_w"],
     caption=(
         "Where 68, 95 and 99.7 % of the students have converged: on the slice the 68 % crossing with its bootstrap "
         "interval, and the temperatures of the grid that bracket the other two; on the maps all three lines"

@@ -167,7 +167,7 @@ def maps(dataset: xr.Dataset, wanted: Mapping[str, Panel], statistic: Statistic)
 
 MEMORY_PANEL: dict[str, Panel] = {MEMORY: ("G_t0", lambda run: (run.G_t0, "linear"))}
 ALIGNMENT_PANEL: dict[str, Panel] = {ALIGNMENT: ("alignment", lambda run: (run.alignment, "linear"))}
-RATE_PANEL: dict[str, Panel] = {RATE: ("eigenvalues", lambda run: (growth_rate(run), "linear"))}
+RATE_PANEL: dict[str, Panel] = {RATE: ("level_spacing", lambda run: (growth_rate(run), "linear"))}
 C_PANEL: dict[str, Panel] = {"memory $C$": ("G_t0 G_00 G_tt", lambda run: (memory(run), "linear"))}
 
 

@@ -123,7 +123,7 @@ def drawable(dataset: xr.Dataset, *needs: str) -> None:
     optimizer = settings(dataset)["sgd"]["optimizer"]
     if "temperature" in needs and optimizer != "sgd":
         raise NotDrawable(f"the run was trained with {optimizer}, which defines no temperature")
-    if set(needs) & set(LEVEL_DYNAMICS) and layer(dataset).nodes < 2:
+    if {"converged", *LEVEL_DYNAMICS} & set(needs) and layer(dataset).nodes < 2:
         raise NotDrawable(ONE_LEVEL)
     try:
         require(dataset, *needs)

@@ -97,12 +97,12 @@ _DERIVED: dict[str, tuple[str, Callable[[xr.Dataset], xr.DataArray]]] = {
     "initial_gradient": ("full_gradient_norm", _initial_gradient),
     "largest": ("eigenvalues", lambda d: d.eigenvalues.isel(level=-1, drop=True)),
     "edge": ("eigenvalues", _edge),
-    "spread": ("eigenvalues", _spread),
-    "rate": ("eigenvalues", rate),
+    "spread": ("level_spacing", _spread),
+    "rate": ("level_spacing", rate),
     "trace": ("eigenvalues target_eigenvalues", trace_ratio),
     "distance": ("eigenvalues target_eigenvalues", _teacher_distance),
-    "drift": ("restoring V_S", lambda d: converged(d, "drift")),
-    "released": ("restoring V_S", lambda d: converged(d, "released")),
+    "drift": ("converged", lambda d: converged(d, "drift")),
+    "released": ("converged", lambda d: converged(d, "released")),
 }
 
 
