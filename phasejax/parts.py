@@ -11,7 +11,7 @@ from typing import Any
 from phasejax import names, starts, tasks
 from phasejax.checks import ExperimentError, refuse, unknown
 from phasejax.grid import Grid
-from phasejax.network import Network
+from phasejax.network import ACTIVATIONS, Network
 from phasejax.optimizers import Sgd
 from phasejax.schedule import Schedule
 
@@ -140,6 +140,9 @@ def written(value: Any) -> Any:
 def upgraded(tables: Mapping[str, Any]) -> dict[str, Any]:
     """The tables of an experiment written in format version 1, in the present format."""
     new = {name: dict(value) if isinstance(value, Mapping) else value for name, value in tables.items()}
+    network = new.get("network")
+    if isinstance(network, dict) and isinstance(name := network.get("activation"), str) and name not in ACTIVATIONS:
+        network["activation"] = f"unknown:{name}"  # registered under a name alone
     sgd, grid = new.get("sgd"), new.get("grid")
     if isinstance(sgd, dict) and isinstance(grid, dict):
         if "optimiser" in sgd:

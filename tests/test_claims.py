@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import re
+import tomllib
 from html import escape
 
 import numpy as np
 import pytest
+import tomli_w
 import xarray as xr
 
 from phasejax import Experiment, ExperimentError, Grid, Network, Sgd, TeacherStudent, claims
@@ -60,7 +62,11 @@ def as_the_paper_says():
     }
     coords = {"step": STEPS, "epoch": ("step", STEPS / 1000), "temperature": T, "sigma_w": 1 / X,
               "inverse_sigma_w": ("sigma_w", X), "reading": ["drift", "released"]}  # fmt: skip
-    return xr.Dataset(variables, coords, {"experiment": Experiment().to_toml(), "title": "<script>alert('x')</script>"})
+    return xr.Dataset(
+        variables,
+        coords,
+        {"experiment": Experiment().to_toml(), "format_version": 2, "title": "<script>alert('x')</script>"},
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -227,8 +233,15 @@ def test_a_file_that_lacks_what_its_experiment_records_is_refused(ideal, name):
 
 
 def test_an_activation_registered_elsewhere_is_another_network(ideal):
-    run = ideal.assign_attrs(experiment=ideal.attrs["experiment"].replace("tanh", "cube"))
+    run = ideal.assign_attrs(experiment=ideal.attrs["experiment"].replace("tanh", "mine:cube"))
     assert set(verdicts(run).values()) == {ABSENT}
+    # Of format 1, in which a registered one had a name alone.
+    tables = tomllib.loads(ideal.attrs["experiment"].replace("tanh", "cube"))
+    tables["grid"] = {"temperatures": tables["grid"]["temperature"], "sigma_w": tables["grid"]["sigma_w"]}
+    tables = {name: tables[name] for name in ("network", "task", "sgd", "grid", "precision")}
+    old = ideal.drop_attrs()
+    old.attrs = {"experiment": tomli_w.dumps(tables)}
+    assert set(verdicts(old).values()) == {ABSENT}
 
 
 def test_diverged_students_are_counted_and_left_out(ideal):
