@@ -75,8 +75,10 @@ def test_the_boundaries_are_at_every_record(run):
     found = tables(run)
     for record in (0, run.sizes["step"] - 1):
         share = boundaries.fraction(run.isel(step=[record])).fraction.isel(step=0)
-        expected = [boundaries.contours(share, level) for level in boundaries.SIGMAS]
-        assert len([line for line in found.lines if line.record == record]) == sum(map(len, expected))
+        expected = [line for level in boundaries.SIGMAS for line in boundaries.contours(share, level)]
+        lines = [line for line in found.lines if line.record == record]
+        for line, (x, y) in zip(lines, expected, strict=True):
+            np.testing.assert_allclose([line.x, line.y], np.log10([x, y]))
     assert {line.kind for line in found.lines if line.record is None} == {"1/σ_W = √2 (paper)", "side peaks vanish"}
 
 
@@ -169,6 +171,12 @@ def click(tab, cell, **options):
     tab.wait_for_timeout(300)
 
 
+def tooltip(tab, cell):
+    tab.locator("#view .plane_cells_0_marks path").nth(cell).hover()
+    tab.wait_for_selector("#vg-tooltip-element.visible")
+    return " ".join(tab.inner_text("#vg-tooltip-element").split())
+
+
 def test_a_click_changes_the_other_views_and_the_slider_the_plane(browser, run, tmp_path):
     views = ("plane_layer_1", "flow_A", "flow_B", "along_across", "along_up", "against_time_0", "against_time_2")
     with opened(browser, pj.explore(run), tmp_path / "page.html") as tab:
@@ -200,9 +208,7 @@ def test_a_click_changes_the_other_views_and_the_slider_the_plane(browser, run, 
         assert "alignment h·φ/‖h‖‖φ‖" in tab.inner_text("#view")
         assert drawn(tab, "plane_layer_1") != earlier["plane_layer_1"]
 
-        tab.locator("#view .plane_cells_0_marks path").nth(4).hover()
-        tab.wait_for_selector("#vg-tooltip-element.visible")
-        told = " ".join(tab.inner_text("#vg-tooltip-element").split())
+        told = tooltip(tab, 4)
         mean = run.alignment.isel(step=4).sel(temperature=1, sigma_w=1).mean()
         assert f"{float(mean):.4g} ± ".replace("-", "−") in told
         assert "3 of 3" in told
@@ -212,9 +218,11 @@ def test_a_third_axis_has_a_slider_and_the_plane_may_be_another(browser, run, tm
     with opened(browser, pj.explore(three_axes(run)), tmp_path / "three.html") as tab:
         first = drawn(tab, "plane_layer_1")
         assert "clip = 1" in tab.inner_text("#view")
+        assert "clip 1 " in tooltip(tab, 4)
         tab.locator("input[name=place0_1]").fill("0")
         tab.wait_for_timeout(300)
         assert "clip = 0.5" in tab.inner_text("#view")
+        assert "clip 0.5 " in tooltip(tab, 5)
         assert len(drawn(tab, "plane_layer_1")) == len(first) == 9
         tab.locator("select[name=plane0]").select_option(label="clip over 1/σ_W")
         tab.wait_for_timeout(300)
@@ -258,8 +266,7 @@ def test_names_never_become_markup(browser, run, tmp_path):
     hostile.encoding["source"] = f"{HOSTILE.replace('/', '')}.nc"
     with opened(browser, pj.explore(hostile), tmp_path / "page.html") as tab:
         click(tab, 4)
-        tab.locator("#view .plane_cells_0_marks path").nth(5).hover()
-        tab.wait_for_selector("#vg-tooltip-element.visible")
+        assert HOSTILE[:30] in tooltip(tab, 5)
         assert tab.evaluate("window.stolen") is None
         assert tab.locator("img").count() == 0
         assert tab.locator("script").count() == 2
