@@ -13,6 +13,7 @@ import importlib.resources
 import os
 import pathlib
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Hashable
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import jax
 
@@ -190,11 +191,11 @@ def _sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def target(source: str, kernel: str, precision: str, **sizes: int) -> str:
+def target(source: str, kernel: str, precision: str, **sizes: Any) -> str:
     """The FFI target of a kernel, built, or found in the cache, and registered.
 
     Args:
-        source: its file in this package, which follows `lanes.h`.
+        source: its file in this package.
         kernel: its name there, behind `phasejax_`.
         precision: "float32" or "float64", the kernel's REAL.
         sizes: macros, fixed when it is compiled.
@@ -217,7 +218,7 @@ def target(source: str, kernel: str, precision: str, **sizes: int) -> str:
     return name
 
 
-def target_name(source: str, kernel: str, precision: str, **sizes: int) -> str:
+def target_name(source: str, kernel: str, precision: str, **sizes: Any) -> str:
     """The name of a kernel's target in lowered programs: the same on every machine, whatever its compiler, if it has one."""
     defines = _defines(precision, sizes)
     made_from = "\0".join([*FLAGS, *defines, ""]).encode() + _text(source)
@@ -234,7 +235,7 @@ def by_name() -> contextlib.AbstractContextManager[None]:
 
 
 def with_target(
-    by_kernel: Callable, otherwise: Callable, source: str, kernel: str, precision: str, **sizes: int
+    by_kernel: Callable, otherwise: Callable, source: str, kernel: str, precision: str, **sizes: Any
 ) -> Callable:
     """`by_kernel` with the kernel's target as its first argument, or `otherwise` where it cannot be built (`stand_ins`)."""
     try:
@@ -277,7 +278,7 @@ def _library(compiler: tuple[str, ...], source: str, defines: tuple[str, ...]) -
     return found or _build([*command, "-x", "c++", "-"], text, folder, name)
 
 
-def _defines(precision: str, sizes: dict[str, int]) -> tuple[str, ...]:
+def _defines(precision: str, sizes: dict[str, Any]) -> tuple[str, ...]:
     return *(f"-D{name}={size}" for name, size in sizes.items()), f"-DREAL={_REALS[precision]}"
 
 
@@ -286,8 +287,9 @@ def _stem(source: str, defines: tuple[str, ...]) -> str:
 
 
 def _text(source: str) -> bytes:
+    """A source's text, with that of the headers beside it where it includes them."""
     package = importlib.resources.files("phasejax.kernels")
-    return b"\n".join(package.joinpath(file).read_bytes() for file in ("lanes.h", source))
+    return re.sub(rb'(?m)^#include "([\w.]+)"$', lambda found: _text(found[1].decode()), package.joinpath(source).read_bytes())
 
 
 def _build(command: list[str], text: bytes, folder: pathlib.Path, name: str) -> pathlib.Path:
