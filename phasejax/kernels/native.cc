@@ -341,22 +341,25 @@ INLINE void back(Block& block, const Given<Number>& given) {
   }
 }
 
-// Applies the rule to a weight.
+// What the rule makes of a weight of layer L, given its gradient.
 template <int L>
 struct Apply {
   const typename Rule::Step& step;
   const Vec* numbers;
   Vec rate;
-  Vec* weights;
+  Vec *weights, *sums;
   std::array<Vec*, Rule::MOMENTS + 1> moments;
-  Vec* sums;
+
+  Apply(Block& block, Vec rate, const typename Rule::Step& step)
+      : step(step), numbers(block.numbers), rate(rate), weights(block.weights<L>()), sums(block.weights<L>(SUM)) {
+    for (int moment = 0; moment < Rule::MOMENTS; ++moment) moments[moment] = block.weights<L>(1 + moment);
+  }
 
   INLINE void operator()(int64_t at, Vec gradient) const {
     if constexpr (SUMMED) sums[at] += gradient;
-    Vec g = gradient;
     const Vec w = weights[at];
-    if constexpr (DECAY) g += numbers[NUMBERS - 1] * w;
-    weights[at] = w - rate * Rule::direction(step, numbers, g, moments.data(), at);
+    if constexpr (DECAY) gradient += numbers[NUMBERS - 1] * w;
+    weights[at] = w - rate * Rule::direction(step, numbers, gradient, moments.data(), at);
   }
 };
 
@@ -365,62 +368,96 @@ INLINE void update(Block& block, const Given<Number>& given, Vec rate, const typ
   constexpr int IN = WIDTH[L], OUT = WIDTH[L + 1], STRIDE = stride_of(L);
   const auto x = entering<L>(block, given);
   const auto delta = block.slopes<L>();
-  if constexpr (PLAIN && BATCH <= 4) {
+  if constexpr (PLAIN || BATCH <= 4) {
+    // Factors of a few rows and samples stay in registers, while weights stream.
+    const Apply<L> apply(block, rate, step);
     Vec* const weights = block.weights<L>(DESCENDING);
     tiles<OUT, rows_of(OUT)>([&](int i, auto rows) {
       constexpr int ROWS = rows();
-      Vec factors[ROWS][BATCH];
-      UNROLL for (int row = 0; row < ROWS; ++row)
-        UNROLL for (int b = 0; b < BATCH; ++b) factors[row][b] = delta[i + row][b];
-      Vec* const from = weights + int64_t(i) * STRIDE;
-      for (int j = 0; j < IN; ++j) {
-        Vec w[ROWS];
-        UNROLL for (int row = 0; row < ROWS; ++row) w[row] = from[row * STRIDE + j];
-        UNROLL for (int b = 0; b < BATCH; ++b)
-          UNROLL for (int row = 0; row < ROWS; ++row) w[row] -= factors[row][b] * x(j, b);
-        UNROLL for (int row = 0; row < ROWS; ++row) from[row * STRIDE + j] = w[row];
-      }
-    });
-  } else {
-    Vec* const weights = block.weights<L>(DESCENDING);
-    Apply<L> apply{step, block.numbers, rate, block.weights<L>(), {}, block.weights<L>(SUM)};
-    for (int moment = 0; moment < Rule::MOMENTS; ++moment) apply.moments[moment] = block.weights<L>(1 + moment);
-    tiles<OUT, 4>([&](int i, auto rows) {
-      tiles<IN, 4>([&](int j, auto columns) {
-        const int64_t at = int64_t(i) * STRIDE + j;
-        constexpr int ROWS = rows(), COLUMNS = columns();
-        Vec g[ROWS][COLUMNS] = {};
-        if constexpr (PLAIN) {
-          UNROLL for (int row = 0; row < ROWS; ++row)
-            UNROLL for (int column = 0; column < COLUMNS; ++column) g[row][column] = weights[at + row * STRIDE + column];
-        }
-        for (int b = 0; b < BATCH; ++b) {
-          UNROLL for (int row = 0; row < ROWS; ++row) {
-            UNROLL for (int column = 0; column < COLUMNS; ++column) {
+      const int64_t at = int64_t(i) * STRIDE;
+      tiles<BATCH, SAMPLES>([&](int b, auto count) {
+        constexpr int COUNT = count();
+        Vec factors[ROWS][COUNT];
+        UNROLL for (int row = 0; row < ROWS; ++row)
+          UNROLL for (int k = 0; k < COUNT; ++k) factors[row][k] = delta[i + row][b + k];
+        for (int j = 0; j < IN; ++j) {
+          Vec w[ROWS] = {};
+          if constexpr (PLAIN) UNROLL for (int row = 0; row < ROWS; ++row) w[row] = weights[at + row * STRIDE + j];
+          UNROLL for (int k = 0; k < COUNT; ++k) {
+            UNROLL for (int row = 0; row < ROWS; ++row) {
               if constexpr (PLAIN)
-                g[row][column] -= delta[i + row][b] * x(j + column, b);
+                w[row] -= factors[row][k] * x(j, b + k);
               else
-                g[row][column] += delta[i + row][b] * x(j + column, b);
+                w[row] += factors[row][k] * x(j, b + k);
             }
           }
-        }
-        UNROLL for (int row = 0; row < ROWS; ++row) {
-          UNROLL for (int column = 0; column < COLUMNS; ++column) {
+          UNROLL for (int row = 0; row < ROWS; ++row) {
             if constexpr (PLAIN)
-              weights[at + row * STRIDE + column] = g[row][column];
+              weights[at + row * STRIDE + j] = w[row];
             else
-              apply(at + row * STRIDE + column, g[row][column]);
+              apply(at + row * STRIDE + j, w[row]);
           }
         }
+      });
+    });
+  } else {
+    // A tile of the gradient stays in registers, while samples stream.
+    const Apply<L> apply(block, rate, step);
+    tiles<OUT, 4>([&](int i, auto rows) {
+      tiles<IN, 4>([&](int j, auto columns) {
+        constexpr int ROWS = rows(), COLUMNS = columns();
+        Vec g[ROWS][COLUMNS] = {};
+        for (int b = 0; b < BATCH; ++b) {
+          UNROLL for (int row = 0; row < ROWS; ++row)
+            UNROLL for (int column = 0; column < COLUMNS; ++column) g[row][column] += delta[i + row][b] * x(j + column, b);
+        }
+        UNROLL for (int row = 0; row < ROWS; ++row)
+          UNROLL for (int column = 0; column < COLUMNS; ++column)
+            apply(int64_t(i + row) * STRIDE + j + column, g[row][column]);
       });
     });
   }
 }
 
+// `back` and `update` in one pass over the weights, where the rule is plain and a few rows' factors fill the registers.
+template <int L, class Number>
+INLINE void back_and_update(Block& block, const Given<Number>& given) {
+  constexpr int IN = WIDTH[L], OUT = WIDTH[L + 1], STRIDE = stride_of(L);
+  const auto x = entering<L>(block, given);
+  const auto behind = block.slopes<L>(), before = block.slopes<L - 1>(), sums = block.work();
+  Vec* const weights = block.weights<L>();
+  std::fill_n(&sums[0][0], IN * BATCH, Vec{});
+  tiles<OUT, REGISTERS / 2 / BATCH>([&](int i, auto rows) {
+    constexpr int ROWS = rows();
+    Vec factors[ROWS][BATCH];
+    UNROLL for (int row = 0; row < ROWS; ++row)
+      UNROLL for (int b = 0; b < BATCH; ++b) factors[row][b] = behind[i + row][b];
+    Vec* const from = weights + int64_t(i) * STRIDE;
+    for (int j = 0; j < IN; ++j) {
+      Vec w[ROWS];
+      UNROLL for (int row = 0; row < ROWS; ++row) w[row] = from[row * STRIDE + j];
+      UNROLL for (int b = 0; b < BATCH; ++b) {
+        Vec sum = sums[j][b];
+        UNROLL for (int row = 0; row < ROWS; ++row) sum += w[row] * factors[row][b];
+        sums[j][b] = sum;
+      }
+      UNROLL for (int b = 0; b < BATCH; ++b)
+        UNROLL for (int row = 0; row < ROWS; ++row) w[row] -= factors[row][b] * x(j, b);
+      UNROLL for (int row = 0; row < ROWS; ++row) from[row * STRIDE + j] = w[row];
+    }
+  });
+  for (int j = 0; j < IN; ++j)
+    UNROLL for (int b = 0; b < BATCH; ++b) before[j][b] *= sums[j][b];
+}
+
 template <int L, class Number>
 INLINE void backward_from(Block& block, const Given<Number>& given, Vec rate, const typename Rule::Step& step) {
-  if constexpr (L > FIRST) back<L>(block, given);
-  if constexpr (IS_TRAINED[L]) update<L>(block, given, rate, step);
+  if constexpr (L > FIRST && IS_TRAINED[L] && PLAIN && APPLIES && WIDTH[L + 1] > 1 && BATCH <= REGISTERS / 4) {
+    back_and_update<L>(block, given);
+  } else {
+    if constexpr (L > FIRST) back<L>(block, given);
+    if constexpr (IS_TRAINED[L]) update<L>(block, given, rate, step);
+  }
   if constexpr (L > FIRST) backward_from<L - 1>(block, given, rate, step);
 }
 
