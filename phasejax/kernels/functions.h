@@ -3,6 +3,8 @@
 // Coefficients are those of Chebyshev interpolants, and of a rational least-squares fit for erf in single precision, of
 // what stands beside them; none is divided by where it could vanish.
 
+#include "lanes.h"
+
 namespace {
 
 constexpr bool SINGLE = sizeof(Real) == 4;
