@@ -397,9 +397,9 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, kill, code):
 
 
 def test_a_time_limit_ends_a_run_with_a_code_of_its_own(tmp_path):
-    done = command("run", *TINY, "--out", "a b", "--engine", "fused", "--time-limit", "0s", cwd=tmp_path)
+    done = command("run", *TINY, "--out", "a b", "--engine", "autodiff", "--time-limit", "0s", cwd=tmp_path)
     assert done.returncode == 124, done.stderr
-    assert "--resume 'a b' --engine fused goes on" in done.stderr
+    assert "--resume 'a b' --engine autodiff goes on" in done.stderr
     assert list((tmp_path / "a b").glob("state-*.npz"))
 
 

@@ -198,8 +198,8 @@ def test_a_folder_that_is_removed_while_its_lock_is_waited_for_is_not_held(tmp_p
 
 def test_a_run_begun_with_another_engine_names_it(tmp_path):
     with pytest.raises(phasejax.Interrupted):
-        phasejax.simulate(small(), tmp_path / "run", engine="fused", interrupted=lambda: True)
-    with pytest.raises(StoreError, match="begun with engine fused: --engine fused goes on with it"):
+        phasejax.simulate(small(), tmp_path / "run", engine="autodiff", interrupted=lambda: True)
+    with pytest.raises(StoreError, match="begun with engine autodiff: --engine autodiff goes on with it"):
         phasejax.simulate(small(), tmp_path / "run", engine="autodiff", resume=True)
 
 
