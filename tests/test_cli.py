@@ -130,7 +130,7 @@ def test_a_deep_relu_network_runs_through_the_same_command(tmp_path):
         (["--resume", "precious"], ["precious.nc", "not a run"]),
         (["--device", "gpu"], ["device", "gpu", "cpu"]),
         (["--device", "quantum"], ["device", "quantum", "cpu"]),
-        (["--engine", "native", "--grid.momentum", "0.5", "--out", "new"], ["engine", "native", "autodiff"]),
+        (["--engine", "pallas", "--out", "new"], ["engine", "pallas", "autodiff"]),
         (["--grid.seeds", "3"], ["--out", "desk"]),
         (["--resume", "precious", "--out", "new"], ["--resume", "--out"]),
         (["--out", "notes"], ["notes", "not a run"]),

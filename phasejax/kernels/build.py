@@ -44,8 +44,8 @@ _REALS = {"float32": "float", "float64": "double"}
 _registered: set[str] = set()
 _registering = threading.Lock()
 
-# Why of each source that something else stands in for.
-_stand_ins: dict[str, str] = {}
+# Why something else stands in for a target, by its name: the source, and the reason.
+_stand_ins: dict[str, tuple[str, str]] = {}
 
 _names_only = jax.make_user_context(default_value=False)
 
@@ -238,16 +238,20 @@ def with_target(
     by_kernel: Callable, otherwise: Callable, source: str, kernel: str, precision: str, **sizes: Any
 ) -> Callable:
     """`by_kernel` with the kernel's target as its first argument, or `otherwise` where it cannot be built (`stand_ins`)."""
+    name = target_name(source, kernel, precision, **sizes)
     try:
-        return functools.partial(by_kernel, target(source, kernel, precision, **sizes))
+        found = functools.partial(by_kernel, target(source, kernel, precision, **sizes))
     except BuildError as error:
-        _stand_ins.setdefault(source, str(error).partition("\n")[0])
+        _stand_ins[name] = source, str(error).partition("\n")[0]
         return otherwise
+    if name in _registered:
+        _stand_ins.pop(name, None)
+    return found
 
 
 def stand_ins() -> tuple[str, ...]:
-    """A sentence for each source that something stood in for in this process so far, with the reason."""
-    return tuple(f"{source} could not be built: {reason}" for source, reason in sorted(_stand_ins.items()))
+    """A sentence for each source that something stands in for in this process, with the reason."""
+    return tuple(f"{source} could not be built: {reason}" for source, reason in sorted(set(_stand_ins.values())))
 
 
 @_once
@@ -288,8 +292,8 @@ def _stem(source: str, defines: tuple[str, ...]) -> str:
 
 def _text(source: str) -> bytes:
     """A source's text, with that of the headers beside it where it includes them."""
-    package = importlib.resources.files("phasejax.kernels")
-    return re.sub(rb'(?m)^#include "([\w.]+)"$', lambda found: _text(found[1].decode()), package.joinpath(source).read_bytes())
+    text = importlib.resources.files("phasejax.kernels").joinpath(source).read_bytes()
+    return re.sub(rb'(?m)^#include "([\w.]+)"$', lambda found: _text(found[1].decode()), text)
 
 
 def _build(command: list[str], text: bytes, folder: pathlib.Path, name: str) -> pathlib.Path:

@@ -305,7 +305,8 @@ ffi::Error mean_gradient(Array features, Array targets, ffi::RemainingArgs rest,
   std::vector<RealTarget> y(batches * BATCH * TARGETS);
   for (int64_t task = 0; task < tasks; ++task) {
     std::copy_n(static_cast<const Real*>(features.untyped_data()) + task * samples * F, samples * F, x.begin());
-    std::copy_n(static_cast<const RealTarget*>(targets.untyped_data()) + task * samples * TARGETS, samples * TARGETS, y.begin());
+    std::copy_n(static_cast<const RealTarget*>(targets.untyped_data()) + task * samples * TARGETS, samples * TARGETS,
+                y.begin());
     Given<Real> given{};
     for (int L = 0; L < LAYERS; ++L) given.frozen[L] = weights[L] + task * WIDTH[L + 1] * WIDTH[L];
     for (int64_t student = 0; student < students; student += LANES) {
