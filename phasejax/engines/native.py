@@ -94,7 +94,8 @@ def _advance(target: str, kind: _Kind) -> Advance:
         moments = [part for part in _parts(state.moments) if isinstance(part, _Moments)]
         slots = [state.weights, *(array for part in moments for array in _arrays(part))]
         slots += [state.gradient_sum] if kind.summed else []
-        given, changed = [state.loss_sum, state.diverged_step], [0, 1]
+        given: list[Any] = [state.loss_sum, state.diverged_step]
+        changed = [0, 1]
         given += [_numbers(kind.optimizer, cells, dtype), factors, x, y, indices, clock.step, clock.first, clock.steps]
         for layer in kind.layers:
             if layer in kind.trained:
