@@ -4,8 +4,9 @@
     python -m experiments.networks --only paper      # rows whose name begins so
     python -m experiments.networks --table FILE      # the table of a networks.json, once more
 
-Within a row all train the same students on the same batches (it is checked), in many short rounds, and a ratio is the median over
-rounds of the ratios within a round. Writes networks.json to a folder, and prints the table.
+Within a row all train the same students on the same batches (it is checked), in many short rounds, and a ratio is the median
+over rounds of the ratios within a round. Writes networks.json to a folder, and prints the table. Run as a file, it measures
+the phasejax that PYTHONPATH names.
 """
 
 import argparse
@@ -199,7 +200,7 @@ def table(result: dict[str, Any]) -> str:
         f"One core, {machine['cpu']}; {machine['versions']}; commit {machine['commit']}; float32. Its multiply-add peak: "
         f"{result['flop_per_second'] / 1e9:.0f} Gflop/s.",
         "",
-        "| network | native, ns: least (median) | autodiff, ns | autodiff / native | torch.func / native | of the multiply-add peak |",
+        "| network | native, ns: least (median) | autodiff, ns | autodiff / native | torch.func / native | of the peak |",
         "|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
