@@ -113,9 +113,13 @@ class Network:
             for layer, (size, end, (n_in, n_out)) in enumerate(zip(sizes, ends, pairwise(self.widths), strict=True), 1)
         }
 
+    def activation_of(self, layer: int) -> Any:
+        """The activation behind a hidden layer l = 1 ... L - 1, by its name if it has one."""
+        return self.activation[layer - 1] if isinstance(self.activation, tuple) else self.activation
+
     def phi(self, layer: int) -> Callable[["Array"], "Array"]:
         """The activation behind a hidden layer l = 1 ... L - 1."""
-        chosen = self.activation[layer - 1] if isinstance(self.activation, tuple) else self.activation
+        chosen = self.activation_of(layer)
         return activation(chosen) if isinstance(chosen, str) else chosen
 
     def apply(self, weights: Mapping[str, "Array"], x: "Array") -> tuple["Array", "Array"]:

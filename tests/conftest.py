@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 # What one process compiles the others find: the workers, and the processes that tests start, inherit this.
 OWNER = "JAX_COMPILATION_CACHE_DIR" not in os.environ
@@ -23,6 +24,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from phasejax import Experiment, Grid, Schedule, Sgd, TeacherStudent  # noqa: E402
+from phasejax.engines import autodiff  # noqa: E402
 from phasejax.kernels import build  # noqa: E402
 
 COLD = tuple(2.0**k for k in range(-5, -1))
@@ -32,6 +34,10 @@ COLD = tuple(2.0**k for k in range(-5, -1))
 FEW = ("test_loss", "train_loss", "gradient_norm", "target_eigenvalues", "weights", "diverged_step")
 """For tests that do not look at the others: most of what a test costs is their compilation."""
 observed = {"by small": ("standard",)}
+
+
+ANOTHER_ENGINE = SimpleNamespace(name="another", why_not=autodiff.why_not, advance=autodiff.advance)
+"""The reference under another name, which is another engine."""
 
 
 def small(**parts: object) -> Experiment:
@@ -106,4 +112,4 @@ def finished(tmp_path_factory):
     return experiment, path.with_suffix(".nc")
 
 
-__all__ = ["COLD", "FEW", "Sgd", "observed", "skip_without_compiler", "small"]
+__all__ = ["ANOTHER_ENGINE", "COLD", "FEW", "Sgd", "observed", "skip_without_compiler", "small"]

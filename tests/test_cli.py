@@ -130,7 +130,7 @@ def test_a_deep_relu_network_runs_through_the_same_command(tmp_path):
         (["--resume", "precious"], ["precious.nc", "not a run"]),
         (["--device", "gpu"], ["device", "gpu", "cpu"]),
         (["--device", "quantum"], ["device", "quantum", "cpu"]),
-        (["--engine", "native", "--grid.momentum", "0.5", "--out", "new"], ["engine", "native", "autodiff"]),
+        (["--engine", "pallas", "--out", "new"], ["engine", "pallas", "autodiff"]),
         (["--grid.seeds", "3"], ["--out", "desk"]),
         (["--resume", "precious", "--out", "new"], ["--resume", "--out"]),
         (["--out", "notes"], ["notes", "not a run"]),
@@ -397,9 +397,9 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, kill, code):
 
 
 def test_a_time_limit_ends_a_run_with_a_code_of_its_own(tmp_path):
-    done = command("run", *TINY, "--out", "a b", "--engine", "fused", "--time-limit", "0s", cwd=tmp_path)
+    done = command("run", *TINY, "--out", "a b", "--engine", "autodiff", "--time-limit", "0s", cwd=tmp_path)
     assert done.returncode == 124, done.stderr
-    assert "--resume 'a b' --engine fused goes on" in done.stderr
+    assert "--resume 'a b' --engine autodiff goes on" in done.stderr
     assert list((tmp_path / "a b").glob("state-*.npz"))
 
 

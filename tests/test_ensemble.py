@@ -12,7 +12,7 @@ import phasejax
 from phasejax import ExperimentError, Grid, Network, Schedule, Sgd, TeacherStudent, engines, ensemble
 from phasejax.training import Training
 
-ENGINES = ("autodiff", "fused", "native")
+ENGINES = ("autodiff", "native")
 
 
 def run(experiment, engine="auto", devices=None, **options):

@@ -122,7 +122,7 @@ def test_where_it_does_not_apply_a_sentence_says_why(parts, reason):
     with pytest.raises(ExperimentError, match=rf"engine = 'pallas'.*{reason}.*; here .*autodiff can be used"):
         engines.choose(experiment, "pallas", [GPU])
     chosen = engines.choose(experiment, "auto", [GPU])
-    assert chosen.engine.name in ("fused", "autodiff")
+    assert chosen.engine is engines.autodiff
     assert f"Not pallas: {pallas.why_not(experiment, [GPU])}." in chosen.passed_over
     assert "native" not in chosen.passed_over, "an engine for other devices was not passed over"
 
@@ -130,7 +130,7 @@ def test_where_it_does_not_apply_a_sentence_says_why(parts, reason):
 @pytest.mark.parametrize(("platform", "capability"), [("cpu", None), ("gpu", "7.5"), ("gpu", "gfx90a")])
 def test_it_is_refused_on_other_devices(platform, capability):
     device = SimpleNamespace(platform=platform, compute_capability=capability)
-    with pytest.raises(ExperimentError, match=r"engine = 'pallas'.*NVIDIA GPUs.*; here .*fused or autodiff can be used"):
+    with pytest.raises(ExperimentError, match=r"engine = 'pallas'.*NVIDIA GPUs.*; here .*autodiff can be used"):
         engines.choose(small(), "pallas", [device])
     assert engines.choose(small(), "auto", [device]).engine is not pallas
 
@@ -138,5 +138,5 @@ def test_it_is_refused_on_other_devices(platform, capability):
 def test_without_pallas_in_jax_auto_says_so_and_goes_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)
     chosen = engines.choose(small(), "auto", [GPU])
-    assert chosen.engine.name == "fused"
+    assert chosen.engine.name == "autodiff"
     assert "no Triton backend" in chosen.passed_over

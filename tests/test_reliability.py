@@ -15,7 +15,7 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import FEW, no_code, observed, small
+from conftest import ANOTHER_ENGINE, FEW, no_code, observed, small
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -198,8 +198,8 @@ def test_a_folder_that_is_removed_while_its_lock_is_waited_for_is_not_held(tmp_p
 
 def test_a_run_begun_with_another_engine_names_it(tmp_path):
     with pytest.raises(phasejax.Interrupted):
-        phasejax.simulate(small(), tmp_path / "run", engine="fused", interrupted=lambda: True)
-    with pytest.raises(StoreError, match="begun with engine fused: --engine fused goes on with it"):
+        phasejax.simulate(small(), tmp_path / "run", engine=ANOTHER_ENGINE, interrupted=lambda: True)
+    with pytest.raises(StoreError, match="begun with engine another: --engine another goes on with it"):
         phasejax.simulate(small(), tmp_path / "run", engine="autodiff", resume=True)
 
 

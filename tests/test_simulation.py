@@ -95,7 +95,7 @@ def test_a_bar_where_somebody_looks(monkeypatch, capsys):
     monkeypatch.setattr("phasejax.simulation.watched", lambda: True)
     pj.simulate(small(observe=FEW)).close()
     printed = capsys.readouterr().err
-    assert "engine native" in printed or "engine fused" in printed
+    assert "engine native" in printed or "engine autodiff" in printed
     pj.simulate(small(observe=FEW), progress=False).close()
     assert not capsys.readouterr().err
 

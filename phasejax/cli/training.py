@@ -47,7 +47,7 @@ class Run:
     """Delete an output that exists already."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to train; auto takes an accelerator if there is one."""
-    engine: Literal["auto", "native", "pallas", "fused", "autodiff"] = "auto"
+    engine: Literal["auto", "native", "pallas", "autodiff"] = "auto"
     """How to advance students; auto takes the fastest that applies."""
     shard: str | None = None
     """Train one of n slabs of the seeds, i/n with i from 0, in a folder of its own; auto takes i and n from SLURM."""

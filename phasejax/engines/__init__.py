@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from phasejax.checks import refuse
-from phasejax.engines import autodiff, fused, native, pallas
+from phasejax.engines import autodiff, native, pallas
 from phasejax.experiment import Experiment
 from phasejax.state import Advance
 
@@ -27,7 +27,7 @@ class Engine(Protocol):
         ...
 
 
-BUILT_IN: dict[str, Any] = {engine.name: engine for engine in (native, pallas, fused, autodiff)}
+BUILT_IN: dict[str, Any] = {engine.name: engine for engine in (native, pallas, autodiff)}
 """Engines by name, the fastest first."""
 
 

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from phasejax.engines import fused
 from phasejax.engines.autodiff import first_divergence
 from phasejax.experiment import Experiment
+from phasejax.network import Network
 from phasejax.state import Advance, Batches, Cells, Clock, State, Task
 
 name = "pallas"
@@ -36,10 +36,14 @@ def why_not(experiment: Experiment, devices: Sequence[Any]) -> str | None:
     major = device.compute_capability.partition(".")[0] if device.platform == "gpu" else ""
     if not major.isdigit() or int(major) < 8:
         return "it is for NVIDIA GPUs of compute capability 8.0 or newer"
-    reason = fused.why_not(experiment)
-    if reason:
-        return reason
-    n1, n2 = experiment.network.widths[-3:-1]
+    network, task = experiment.network, experiment.task
+    if experiment.sgd.optimizer != "sgd" or not experiment.plain:
+        return "it knows plain SGD at a constant learning rate only"
+    if not isinstance(network, Network) or not network.soft_committee:
+        return "it knows one trained layer of tanh nodes, the last before a single frozen output, only"
+    if task.loss != "mse" or not hasattr(task, "draw"):
+        return "it knows half the squared error on data of each seed's own only"
+    n1, n2 = network.widths[-3:-1]
     batch = experiment.sgd.batch_size
     if batch > _MOST_SAMPLES:
         return f"it takes batches of at most {_MOST_SAMPLES} samples"

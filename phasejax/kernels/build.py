@@ -13,6 +13,7 @@ import importlib.resources
 import os
 import pathlib
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Hashable
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import jax
 
@@ -43,8 +44,8 @@ _REALS = {"float32": "float", "float64": "double"}
 _registered: set[str] = set()
 _registering = threading.Lock()
 
-# Why of each source that something else stands in for.
-_stand_ins: dict[str, str] = {}
+# Why something else stands in for a target, by its name: the source, and the reason.
+_stand_ins: dict[str, tuple[str, str]] = {}
 
 _names_only = jax.make_user_context(default_value=False)
 
@@ -190,11 +191,11 @@ def _sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def target(source: str, kernel: str, precision: str, **sizes: int) -> str:
+def target(source: str, kernel: str, precision: str, **sizes: Any) -> str:
     """The FFI target of a kernel, built, or found in the cache, and registered.
 
     Args:
-        source: its file in this package, which follows `lanes.h`.
+        source: its file in this package.
         kernel: its name there, behind `phasejax_`.
         precision: "float32" or "float64", the kernel's REAL.
         sizes: macros, fixed when it is compiled.
@@ -217,7 +218,7 @@ def target(source: str, kernel: str, precision: str, **sizes: int) -> str:
     return name
 
 
-def target_name(source: str, kernel: str, precision: str, **sizes: int) -> str:
+def target_name(source: str, kernel: str, precision: str, **sizes: Any) -> str:
     """The name of a kernel's target in lowered programs: the same on every machine, whatever its compiler, if it has one."""
     defines = _defines(precision, sizes)
     made_from = "\0".join([*FLAGS, *defines, ""]).encode() + _text(source)
@@ -234,19 +235,23 @@ def by_name() -> contextlib.AbstractContextManager[None]:
 
 
 def with_target(
-    by_kernel: Callable, otherwise: Callable, source: str, kernel: str, precision: str, **sizes: int
+    by_kernel: Callable, otherwise: Callable, source: str, kernel: str, precision: str, **sizes: Any
 ) -> Callable:
     """`by_kernel` with the kernel's target as its first argument, or `otherwise` where it cannot be built (`stand_ins`)."""
+    name = target_name(source, kernel, precision, **sizes)
     try:
-        return functools.partial(by_kernel, target(source, kernel, precision, **sizes))
+        found = functools.partial(by_kernel, target(source, kernel, precision, **sizes))
     except BuildError as error:
-        _stand_ins.setdefault(source, str(error).partition("\n")[0])
+        _stand_ins[name] = source, str(error).partition("\n")[0]
         return otherwise
+    if name in _registered:
+        _stand_ins.pop(name, None)
+    return found
 
 
 def stand_ins() -> tuple[str, ...]:
-    """A sentence for each source that something stood in for in this process so far, with the reason."""
-    return tuple(f"{source} could not be built: {reason}" for source, reason in sorted(_stand_ins.items()))
+    """A sentence for each source that something stands in for in this process, with the reason."""
+    return tuple(f"{source} could not be built: {reason}" for source, reason in sorted(set(_stand_ins.values())))
 
 
 @_once
@@ -277,7 +282,7 @@ def _library(compiler: tuple[str, ...], source: str, defines: tuple[str, ...]) -
     return found or _build([*command, "-x", "c++", "-"], text, folder, name)
 
 
-def _defines(precision: str, sizes: dict[str, int]) -> tuple[str, ...]:
+def _defines(precision: str, sizes: dict[str, Any]) -> tuple[str, ...]:
     return *(f"-D{name}={size}" for name, size in sizes.items()), f"-DREAL={_REALS[precision]}"
 
 
@@ -286,8 +291,9 @@ def _stem(source: str, defines: tuple[str, ...]) -> str:
 
 
 def _text(source: str) -> bytes:
-    package = importlib.resources.files("phasejax.kernels")
-    return b"\n".join(package.joinpath(file).read_bytes() for file in ("lanes.h", source))
+    """A source's text, with that of the headers beside it where it includes them."""
+    text = importlib.resources.files("phasejax.kernels").joinpath(source).read_bytes()
+    return re.sub(rb'(?m)^#include "([\w.]+)"$', lambda found: _text(found[1].decode()), text)
 
 
 def _build(command: list[str], text: bytes, folder: pathlib.Path, name: str) -> pathlib.Path:

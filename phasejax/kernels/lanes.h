@@ -1,6 +1,6 @@
 // What every kernel here begins with: vectors, and the ways in from JAX (jax.ffi).
 //
-// build.py puts this text in front of a kernel's source, and defines REAL (float or double).
+// build.py puts its text where a kernel includes it, and defines REAL (float or double).
 
 #include <algorithm>
 #include <array>
@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <string>
@@ -43,6 +44,11 @@ typedef Int VecInt __attribute__((vector_size(VECTOR_BYTES)));
 
 // Subtracting +0 changes no number, not even -0, so this compiles to a bare broadcast (adding 0 would not).
 INLINE Vec splat(Real x) { return x - Vec{}; }
+
+INLINE Vec root(Vec x) {
+  for (int v = 0; v < LANES; ++v) x[v] = std::sqrt(x[v]);
+  return x;
+}
 
 // The caller's thread may flush denormals to zero; the arithmetic here is IEEE's, whoever calls.
 struct DefaultFloatingPoint {

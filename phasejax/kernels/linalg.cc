@@ -9,14 +9,11 @@
 // such rows the others are completed to a basis. A student is done with a sweep that leaves all its pairs alone, and then
 // stays as it is, to the bit, while its neighbours in the vector go on; nothing crosses lanes.
 
+#include "lanes.h"
+
 namespace {
 
 constexpr int SWEEPS = 40;
-
-INLINE Vec root(Vec x) {
-  for (int v = 0; v < LANES; ++v) x[v] = std::sqrt(x[v]);
-  return x;
-}
 
 INLINE Vec magnitude(Vec x) { return x < 0 ? -x : x; }
 

@@ -1,7 +1,9 @@
 // Sums over samples of products of their vectors u_a and g_a, a student after the other; called from JAX by samples.py.
 //
-// Compiled behind lanes.h for N, the length of the vectors. A lane is a component here; components behind N are zero.
+// Compiled for N, the length of the vectors. A lane is a component here; components behind N are zero.
 // u and g come with samples running fastest, (N, samples).
+
+#include "lanes.h"
 
 namespace {
 

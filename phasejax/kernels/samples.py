@@ -1,6 +1,6 @@
 """Sums over what a student makes of many samples.
 
-On CPUs they come from kernels (`samples.cc`, `native.cc`) where there is a C++ compiler, which go through the samples once
+On CPUs they come from kernels (`samples.cc`) where there is a C++ compiler, which go through the samples once
 and write down nothing on the way; elsewhere from JAX's own products. The two agree to rounding.
 """
 
@@ -15,26 +15,6 @@ from phasejax.kernels import build
 
 # Longer vectors than this do not fit into a core's registers.
 _KERNEL_SIZE = 64
-
-
-def committee_gradient(w: Array, readout: Array, x: Array, y: Array, otherwise: Callable[[Array], Array]) -> Array:
-    """Mean gradient of half the squared error of tanh nodes w (n, m) between x (D, m) and a readout (1, n): (n, m).
-
-    Args:
-        w: the weights.
-        readout: the weights behind them.
-        x: what enters.
-        y: targets (D, 1).
-        otherwise: what gives the same for these weights where there is no kernel.
-    """
-    shape = jax.ShapeDtypeStruct(w.shape, w.dtype)
-
-    def by_kernel(target: str, w: Array, readout: Array, x: Array, y: Array) -> Array:
-        return jax.ffi.ffi_call(target, shape, vmap_method="expand_dims")(w, x, y[:, 0], readout[0])
-
-    n, m = w.shape
-    sizes = {"N1": m, "N2": n, "BATCH": 4}  # the usual batch, for which the engine has been built already
-    return _summed(("native.cc", "mean_gradient", sizes), by_kernel, lambda w, *_: otherwise(w), w, readout, x, y)
 
 
 def products(u: Array, g: Array) -> Array:

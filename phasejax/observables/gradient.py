@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from phasejax.kernels.samples import committee_gradient
-from phasejax.network import Network
+from phasejax.kernels import native
 from phasejax.state import Weights
 
 # More samples than this are taken in chunks, whose activations are all that has to be held at a time.
@@ -45,8 +44,6 @@ def mean_gradient(network: Any, loss: Callable, trained: Weights, frozen: Weight
         total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trained), jnp.arange(chunks) * size)
         return jax.tree.map(lambda array: array / len(x), total)
 
-    if isinstance(network, Network) and network.soft_committee and loss.__name__ == "mse":
-        ((name, w),) = trained.items()
-        readout = frozen[network.readout]
-        return {name: committee_gradient(w, readout, x, y, lambda w: by_library({name: w})[name])}
-    return by_library(trained)
+    if native.unknown(network, loss):
+        return by_library(trained)
+    return native.mean_gradient(network, loss, trained, frozen, x, y, by_library)
