@@ -178,9 +178,9 @@ class Ensemble:
         """
         shapes = self.shapes(experiment)
         state, tasks, batches, cells, _ = shapes["advance"]
-        functions = {"seeds": self.seeds, "init": self.init, "batches": self.batches, "advance": self.advance}
-        functions |= {f"observe {when}": observe for when, observe in self.observe.items()}
-        temporary = max(_written(function.trace(*shapes[name]).jaxpr.jaxpr) for name, function in functions.items())
+        # The others have nothing in passing that is as large as what they give.
+        large = {"seeds": self.seeds, **{f"observe {when}": observe for when, observe in self.observe.items()}}
+        temporary = max(_written(function.trace(*shapes[name]).jaxpr.jaxpr) for name, function in large.items())
         records = sum(_bytes(jax.eval_shape(self.observe[when], *shapes[f"observe {when}"])) for when in self.observe)
         needed = {
             "data": _bytes((tasks, batches)) + (self.devices - 1) * _bytes(tasks.shared),

@@ -137,14 +137,16 @@ def written(value: Any) -> Any:
     return names.name_of(value)
 
 
+_LISTS = ("temperatures", "learning_rates")
+
+
 def upgraded(tables: Mapping[str, Any]) -> dict[str, Any]:
     """The tables of an experiment written in format version 1, in the present format."""
     new = {name: dict(value) if isinstance(value, Mapping) else value for name, value in tables.items()}
-    network = new.get("network")
-    if isinstance(network, dict) and isinstance(name := network.get("activation"), str) and name not in ACTIVATIONS:
-        network["activation"] = f"unknown:{name}"  # registered under a name alone
-    sgd, grid = new.get("sgd"), new.get("grid")
-    if isinstance(sgd, dict) and isinstance(grid, dict):
+    network, sgd, grid = new.get("network"), new.get("sgd"), new.get("grid")
+    if isinstance(network, dict) and isinstance(found := network.get("activation"), str) and found not in ACTIVATIONS:
+        network["activation"] = found if names.is_reference(found) else f"unknown:{found}"  # registered under a name alone
+    if isinstance(sgd, dict) and isinstance(grid, dict) and {"optimiser", *_LISTS} & {*sgd, *grid}:
         if "optimiser" in sgd:
             sgd["optimizer"] = sgd.pop("optimiser")
         momentum = sgd.pop("momentum", 0.0)

@@ -1,8 +1,10 @@
 """How far something is, shown where somebody looks on: at a terminal, or in a notebook."""
 
 import contextlib
+import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 
@@ -10,13 +12,22 @@ class _Heard:
     """Standard error as long as it takes anything: a terminal may go away in the midst of a run, and a pipe be closed."""
 
     def write(self, words: str) -> int:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(words)
+        self._try(lambda: sys.stderr.write(words))
         return len(words)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.flush()
+        self._try(lambda: sys.stderr.flush())
+
+    def _try(self, do: Callable[[], object]) -> None:
+        try:
+            do()
+        except (ValueError, AttributeError):  # it is closed, or was never open
+            pass
+        except OSError:
+            if sys.stderr is sys.__stderr__:
+                # What it did not take is still in its buffer, and would be an error again at Python's own end.
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)

@@ -453,7 +453,7 @@ def test_a_segment_with_a_bit_flipped_is_not_made_a_file(tmp_path, count):
     pj.simulate(TWO, tmp_path / "run", resume=True).close()
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(1000, marks=LONG)])
+@pytest.mark.parametrize("count", [20, pytest.param(600, marks=LONG)])
 def test_a_slab_with_a_bit_flipped_is_refused_or_merges_to_the_same(expected, tmp_path, count):
     for index in range(2):
         pj.simulate(TWO, tmp_path / "run", shard=(index, 2)).close()
@@ -541,7 +541,7 @@ def resume(out, barrier, answers):
 
 
 @LONG
-@pytest.mark.parametrize("times", [20])
+@pytest.mark.parametrize("times", [8])
 def test_of_two_that_go_on_at_once_one_is_refused(expected, processes, tmp_path, times):
     for number in range(times):
         run = tmp_path / f"run{number}"
