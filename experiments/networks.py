@@ -53,7 +53,7 @@ class Row(NamedTuple):
             task = Arrays(x, y, x[:16], y[:16])
         side = math.isqrt(self.cells)
         rates, sigma_w = np.linspace(0.001, 0.002, side), np.linspace(0.3, 0.6, side)
-        numbers = {"momentum": 0.9} if self.rule == "momentum" else {}
+        numbers: dict[str, Any] = {"momentum": 0.9} if self.rule == "momentum" else {}
         return Experiment(
             network=Network(self.widths, self.activation, self.trainable), task=task,
             sgd=Sgd("adam" if self.rule == "adam" else "sgd", self.batch),
