@@ -27,6 +27,7 @@ runs/%.nc: | $(READY)
 
 benchmark: $(READY) ## measure student-steps per second on this machine, beside JAX, PyTorch and C (minutes, on an idle machine)
 	$(BIN)/python -m experiments.benchmark
+	$(BIN)/python -m experiments.networks
 
 notebook: $(READY) ## run notebooks/quickstart.ipynb and keep its outputs in it
 	$(BIN)/jupyter execute --inplace notebooks/quickstart.ipynb

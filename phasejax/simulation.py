@@ -36,6 +36,7 @@ from phasejax.files.state import Checkpoint, require
 from phasejax.files.variables import opened
 from phasejax.identity import Identity, identify
 from phasejax.kernels.build import stand_ins
+from phasejax.kernels.linalg import used_for
 from phasejax.observables import Observable
 from phasejax.observables.standard import standard
 from phasejax.progress import bar, say, watched
@@ -140,7 +141,12 @@ def simulate(
                 say(words) if progress else warnings.warn(words, stacklevel=2)
             if piece.out != folder:
                 keep_experiment(folder, experiment)
-            own = attributes | {"experiment": piece.experiment.to_toml(), "stand_ins": "; ".join(stand_ins())}
+            matrices = {name: w.shape[2:] for name, w in training.state.weights.items() if w.ndim == 4}
+            own = attributes | {
+                "experiment": piece.experiment.to_toml(),
+                "stand_ins": "; ".join(stand_ins()),
+                "spectra": used_for(matrices, on[0].platform == "cpu"),
+            }
             with Store(piece.out, piece.experiment, chosen.observables, own, identity, resume, overwrite, space) as files:
                 if progress and files.left_by:
                     say(f"{files.left_by} is gone and left {files.folder}: going on with it.")

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 from conftest import skip_without_compiler
 
-from phasejax.kernels import linalg
+from phasejax.kernels import build, linalg
 
 SHAPES = [(16, 32), (5, 3), (2, 2), (1, 7), (7, 1), (17, 20)]
+
+
+def test_a_run_says_what_decomposes_its_matrices(monkeypatch):
+    shapes = {"1": (16, 32), "2": (64, 64)}
+    monkeypatch.setattr(build, "_stand_ins", {})
+    assert linalg.used_for(shapes, on_cpu=True) == "1 by linalg.cc, 2 by LAPACK"
+    assert linalg.used_for(shapes, on_cpu=False) == "1 by JAX, 2 by JAX"
+    monkeypatch.setattr(build, "_stand_ins", {"a target": ("linalg.cc", "no compiler")})
+    assert linalg.used_for(shapes, on_cpu=True) == "1 by LAPACK, 2 by LAPACK"
 
 
 @pytest.fixture(params=["kernel", "library"])

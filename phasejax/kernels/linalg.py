@@ -4,7 +4,7 @@ On CPUs by a kernel of one-sided Jacobi rotations (`linalg.cc`), one student a v
 is, and by JAX's own decompositions elsewhere. The two agree to rounding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -58,6 +58,18 @@ def eigenvectors(symmetric: Array) -> Array:
         return _kernel(target, symmetric + shift * jnp.eye(len(symmetric), dtype=symmetric.dtype))[1]
 
     return _signed(_decompose(symmetric, by_kernel, lambda s: jnp.linalg.eigh(s, symmetrize_input=False)[1]))
+
+
+def used_for(shapes: Mapping[str, tuple[int, ...]], on_cpu: bool) -> str:
+    """What decomposes matrices of these shapes, by name, in this process: "1 by linalg.cc, 2 by LAPACK" for instance."""
+
+    def library(n: int, m: int) -> str:
+        if not on_cpu:
+            return "JAX"
+        built = not any(sentence.startswith("linalg.cc") for sentence in build.stand_ins())
+        return "linalg.cc" if built and n * (n + m) <= _KERNEL_SIZE else "LAPACK"
+
+    return ", ".join(f"{name} by {library(*shape)}" for name, shape in shapes.items())
 
 
 def _signed(vectors: Array) -> Array:
