@@ -136,6 +136,26 @@ def test_groups_change_no_record(monkeypatch):
             np.testing.assert_allclose(other[name], array, rtol=1e-9, atol=1e-9 * np.nanmax(np.abs(array)), err_msg=name)
 
 
+@pytest.mark.parametrize("engine", ["autodiff", "fused"])
+def test_a_call_spans_blocks_and_a_run_in_many_calls_is_the_same(engine, monkeypatch):
+    """Blocks of 1000 steps; in the midst of one, across two ends of blocks, and on."""
+    experiment = small(precision="float64", grid=Grid(temperature=0.05, sigma_w=(1.0, 0.5), seeds=2))
+    found = {}
+    with settings_of(experiment):
+        for on_cpu, calls in ((True, (1000, 1000, 1000, 30)), (False, (3030,)), (False, (700, 2000, 330))):
+            monkeypatch.setattr(ensemble.Place, "on_cpu", property(lambda place, on_cpu=on_cpu: on_cpu))
+            advance = engines.BUILT_IN[engine].advance(experiment, [DEVICES["cuda"]])
+            training = Training(experiment, advance, (), jax.devices()[:1], programs=f"spans {on_cpu}")
+            done = [training.call(steps) for steps in calls]
+            assert sum(done) == 3030
+            assert done == list(calls)
+            found[on_cpu, calls] = np.array(training.state.weights["2"])
+    first, *others = found.values()
+    assert np.abs(first).max() > 0
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=0, atol=1e-9 * np.abs(first).max())
+
+
 def test_what_a_program_holds_is_counted_while_it_is_needed():
     def program(x):
         a = x + 1  # 400 bytes each
