@@ -64,8 +64,8 @@ CALLS = {"cuda": {"__gpu$xla.gpu.triton"}, "tpu": set()}
 def test_every_function_lowers_and_calls_nothing_the_device_lacks(experiment, platform):
     names = applying(experiment, platform)
     assert names == {
-        (True, "cuda"): ["pallas", "fused", "autodiff"],
-        (True, "tpu"): ["fused", "autodiff"],
+        (True, "cuda"): ["pallas", "autodiff"],
+        (True, "tpu"): ["autodiff"],
     }.get((experiment is DESK, platform), ["autodiff"])
     looked_at = set()
     with settings_of(experiment):
@@ -136,15 +136,14 @@ def test_groups_change_no_record(monkeypatch):
             np.testing.assert_allclose(other[name], array, rtol=1e-9, atol=1e-9 * np.nanmax(np.abs(array)), err_msg=name)
 
 
-@pytest.mark.parametrize("engine", ["autodiff", "fused"])
-def test_a_call_spans_blocks_and_a_run_in_many_calls_is_the_same(engine, monkeypatch):
+def test_a_call_spans_blocks_and_a_run_in_many_calls_is_the_same(monkeypatch):
     """Blocks of 1000 steps; in the midst of one, across two ends of blocks, and on."""
     experiment = small(precision="float64", grid=Grid(temperature=0.05, sigma_w=(1.0, 0.5), seeds=2))
     found = {}
     with settings_of(experiment):
         for on_cpu, calls in ((True, (1000, 1000, 1000, 30)), (False, (3030,)), (False, (700, 2000, 330))):
             monkeypatch.setattr(ensemble.Place, "on_cpu", property(lambda place, on_cpu=on_cpu: on_cpu))
-            advance = engines.BUILT_IN[engine].advance(experiment, [DEVICES["cuda"]])
+            advance = engines.BUILT_IN["autodiff"].advance(experiment, [DEVICES["cuda"]])
             training = Training(experiment, advance, (), jax.devices()[:1], programs=f"spans {on_cpu}")
             done = [training.call(steps) for steps in calls]
             assert sum(done) == 3030
