@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from phasejax.checks import ExperimentError
 from phasejax.experiment import Experiment
-from phasejax.memory import available, size
+from phasejax.memory import available, held, size, written
 from phasejax.observables import Observable, View, When
 from phasejax.optimizers import Optimizer
 from phasejax.seed import Blocks, make_batches, make_task, shared_data, start
@@ -30,7 +29,11 @@ MATMUL_PRECISION = "highest"
 """Float32 products must be float32 products everywhere; the default lets GPUs and TPUs round them to fewer bits."""
 
 _TOGETHER = 48
-"""At most so many students are looked at together: few enough for a cache, and enough for full vectors and long loops."""
+"""At most so many students are looked at together on a CPU: few enough for a cache, and enough for full vectors."""
+
+_TOGETHER_BYTES = 2**29
+"""On an accelerator as many as take about so much memory in passing; with copies it is below a gigabyte. No share of a
+device's memory, for then each kind of device would have a program of its own, and no run could go on elsewhere."""
 
 # Counts how often each function is traced, by name: a change of numbers, labels or steps must not add one.
 traces: dict[str, int] = {}
@@ -40,18 +43,20 @@ class Place(NamedTuple):
     """Where compiled functions run."""
 
     devices: tuple[Any, ...]
+    platform: str = ""
+    """What they are written for, if not for what the devices are: any machine can lower them for any other."""
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the devices are a CPU's."""
-        return self.devices[0].platform == "cpu"
+        """Whether they are written for a CPU."""
+        return (self.platform or self.devices[0].platform) == "cpu"
 
 
-def each(on_cpu: bool, function: Callable, *stacked: Any) -> Any:
+def each(on_cpu: bool, function: Callable, *stacked: Any, together: int | None = None) -> Any:
     """Apply a function of one seed to pytrees with a leading seed axis; what seeds share in a `Task` is handed to all.
 
     On a CPU one after another: that stays in cache, and the arithmetic of a seed cannot depend on its neighbours. On a GPU
-    all must run side by side, and XLA may round a seed differently beside others.
+    all must run side by side, or so many together, and XLA may round a seed differently beside others.
     """
     shared = [part.shared if isinstance(part, Task) else None for part in stacked]
     own = tuple(part._replace(shared=()) if isinstance(part, Task) else part for part in stacked)
@@ -65,7 +70,7 @@ def each(on_cpu: bool, function: Callable, *stacked: Any) -> Any:
 
     if on_cpu:
         return jax.lax.map(lambda parts: one(*parts), own)
-    return jax.vmap(one)(*own)
+    return jax.vmap(one)(*own) if together is None else _grouped(together, one, *own)
 
 
 def initial_state(network: Any, beginning: Any, optimizer: Optimizer, summed: bool, task: Task, cells: Cells) -> State:
@@ -180,7 +185,7 @@ class Ensemble:
         state, tasks, batches, cells, _ = shapes["advance"]
         # The others have nothing in passing that is as large as what they give.
         large = {"seeds": self.seeds, **{f"observe {when}": observe for when, observe in self.observe.items()}}
-        temporary = max(_written(function.trace(*shapes[name]).jaxpr.jaxpr) for name, function in large.items())
+        temporary = max(written(function.trace(*shapes[name]).jaxpr.jaxpr) for name, function in large.items())
         records = sum(_bytes(jax.eval_shape(self.observe[when], *shapes[f"observe {when}"])) for when in self.observe)
         needed = {
             "data": _bytes((tasks, batches)) + (self.devices - 1) * _bytes(tasks.shared),
@@ -194,21 +199,6 @@ class Ensemble:
             raise ExperimentError(f"The run needs at least {size(sum(needed.values()))} of memory ({parts}), and "
                                   f"{size(int(there))} are free here: take fewer seeds at a time with --shard, or less of "
                                   "what is large.")  # fmt: skip
-
-
-# What XLA cannot do without writing it down, and what is no argument or result of a function as it is.
-_WRITTEN = {"dot_general", "sort", "random_bits", "threefry2x32", "eigh", "svd"}
-
-
-def _written(jaxpr: Any) -> int:
-    """Bytes of the largest array that a program, or one within it, has to write down in passing."""
-    largest = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in _WRITTEN:
-            largest = max(largest, *(var.aval.size * var.aval.dtype.itemsize for var in equation.outvars))
-        for inner in jaxprs_in_params(equation.params):
-            largest = max(largest, _written(inner))
-    return largest
 
 
 def make_cells(experiment: Experiment) -> Cells:
@@ -252,7 +242,7 @@ def build(
         shared=shared,
         init=_init(programs, network, experiment.start, experiment.optimizer, not experiment.plain, on),
         batches=_batches(programs, blocks, on),
-        advance=_advance(programs, advance, on),
+        advance=_advance(programs, advance, experiment.ladder.block if spans(experiment, on) else 0, on),
         mark=_mark(on),
         observe={when: _observe(programs, when, view, chosen, on) for when, chosen in by_occasion.items() if chosen},
     )
@@ -282,8 +272,8 @@ def _sharded(name: str, function: Callable, on: Place, specs: Sequence[Any], don
     return jax.jit(mapped, donate_argnums=donate)
 
 
-def _each(on: Place, function: Callable, *stacked: Any) -> Any:
-    return each(on.on_cpu, function, *stacked)
+def _each(on: Place, function: Callable, *stacked: Any, together: int | None = None) -> Any:
+    return each(on.on_cpu, function, *stacked, together=together)
 
 
 def _kept(make: Callable[..., Callable]) -> Callable[..., Callable]:
@@ -324,9 +314,29 @@ def _batches(blocks: Blocks, on: Place) -> Callable:
     return _sharded("batches", batches, on, [_TASK, _EVERYWHERE])
 
 
+def spans(experiment: Experiment, on: Place) -> bool:
+    """Whether a call may go beyond a block of epochs: all blocks are alike, and the host's turns between them would show.
+
+    On a CPU they are a thousandth of a block's time.
+    """
+    return experiment.sgd.order == "cyclic" and experiment.schedule.constant and not on.on_cpu
+
+
 @_kept
-def _advance(advance: Advance, on: Place) -> Callable:
-    return _sharded("advance", advance, on, [_SEED, _TASK, _SEED, _EVERYWHERE, _EVERYWHERE], donate=(0,))
+def _advance(advance: Advance, block: int, on: Place) -> Callable:
+    def over_blocks(state: State, tasks: Task, batches: Batches, cells: Cells, clock: Clock) -> State:
+        end = clock.step + clock.steps
+
+        def one(now: tuple[State, Array]) -> tuple[State, Array]:
+            state, step = now
+            steps = jnp.minimum(block - step % block, end - step)
+            return advance(state, tasks, batches, cells, Clock(step, step % block, steps, clock.factors)), step + steps
+
+        return jax.lax.while_loop(lambda now: now[1] < end, one, (state, clock.step))[0]
+
+    return _sharded(
+        "advance", over_blocks if block else advance, on, [_SEED, _TASK, _SEED, _EVERYWHERE, _EVERYWHERE], donate=(0,)
+    )
 
 
 @functools.cache
@@ -346,7 +356,7 @@ def _observe(when: When, view: View, observables: tuple[Observable, ...], on: Pl
     dynamics = any("level_dynamics" in observable.needs for observable in observables)
 
     def of_shard(state: State, tasks: Task, cells: Cells, step: Array, window: Array) -> dict[str, Array]:
-        def of_seed(state: State, task: Task) -> dict[str, Array]:
+        def of_seed(together: int, state: State, task: Task) -> dict[str, Array]:
             numbered = jnp.arange(len(cells.starts), dtype=jnp.int32)
             initial = jax.vmap(lambda which, number: view.initial(task, which, number))(numbered, cells.starts)
 
@@ -354,9 +364,12 @@ def _observe(when: When, view: View, observables: tuple[Observable, ...], on: Pl
                 student = view.student(state, initial[start], task, numbers, step, window, dynamics)
                 return {o.name: o.of(student, task) for o in observables}
 
-            return _grouped(on.on_cpu, of_cell, state, cells.numbers, cells.start)
+            return _grouped(together, of_cell, state, cells.numbers, cells.start)
 
-        return _each(on, of_seed, state, tasks)
+        if on.on_cpu:
+            return _each(on, functools.partial(of_seed, _TOGETHER), state, tasks)
+        seeds, students = _together(of_seed, len(cells.start), state, tasks)
+        return _each(on, functools.partial(of_seed, students), state, tasks, together=seeds)
 
     return _sharded(f"observe {when}", of_shard, on, [_SEED, _TASK, *[_EVERYWHERE] * 3])
 
@@ -365,18 +378,35 @@ def _of_task(observables: Sequence[Observable], task: Task) -> dict[str, Array]:
     return {o.name: o.of(task) for o in observables}
 
 
-def _grouped(on_cpu: bool, function: Callable, *stacked: Any) -> Any:
-    """Apply a function of one cell to all: on a CPU a group after another, the last filled up by repeating its last cell."""
-    if not on_cpu:
-        return jax.vmap(function)(*stacked)
-    cells = len(jax.tree.leaves(stacked)[0])
-    groups = -(-cells // _TOGETHER)
-    together = -(-cells // groups)
+def _together(of_seed: Callable[[int, State, Task], Any], cells: int, state: State, tasks: Task) -> tuple[int, int]:
+    """How many seeds an accelerator looks at together, and how many students of each: all of them, or some of one seed's."""
+
+    def alone(arrays: Any) -> Any:
+        return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype), arrays)
+
+    task = alone(tasks._replace(shared=()))._replace(shared=tasks.shared)
+    # Measured on the program of a seed whose students are looked at all together.
+    taken = max(1, held(jax.make_jaxpr(functools.partial(of_seed, cells))(alone(state), task).jaxpr))
+    if taken <= _TOGETHER_BYTES:
+        return _even(_TOGETHER_BYTES // taken, len(state.loss_sum)), cells
+    return 1, _even(max(1, _TOGETHER_BYTES * cells // taken), cells)
+
+
+def _even(most: int, count: int) -> int:
+    """How many of so many to take together, so that no group has to be filled up, which copies all, if that can be."""
+    return next((size for size in range(min(most, count), most // 2, -1) if count % size == 0), most)
+
+
+def _grouped(together: int, function: Callable, *stacked: Any) -> Any:
+    """Apply a function of one to all, a group after another, the last of which is filled up by repeating its last one."""
+    count = len(jax.tree.leaves(stacked)[0])
+    groups = -(-count // together)
+    together = -(-count // groups)
 
     def cut(array: Array) -> Array:
-        if groups * together > cells:
-            array = array[jnp.minimum(jnp.arange(groups * together), cells - 1)]
+        if groups * together > count:
+            array = array[jnp.minimum(jnp.arange(groups * together), count - 1)]
         return array.reshape(groups, together, *array.shape[1:])
 
     found = jax.lax.map(lambda parts: jax.vmap(function)(*parts), jax.tree.map(cut, stacked))
-    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:cells], found)
+    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:count], found)

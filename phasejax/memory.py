@@ -1,4 +1,4 @@
-"""How much memory there is, of the machine, the control groups the process is in, or its devices, and its words."""
+"""How much memory there is, of the machine, the control groups the process is in, or its devices, and what programs take."""
 
 import contextlib
 import math
@@ -6,6 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from jax.extend.core import jaxprs_in_params
+
+# What XLA cannot do without writing it down, and what is no argument or result of a function as it is.
+_WRITTEN = {"dot_general", "sort", "random_bits", "threefry2x32", "eigh", "svd"}
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -21,6 +26,37 @@ def available(devices: Sequence[Any] = ()) -> float:
 def size(count: float) -> str:
     """A number of bytes in words."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def written(jaxpr: Any) -> int:
+    """Bytes of the largest array that a program, or one within it, has to write down in passing."""
+    largest = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _WRITTEN:
+            largest = max(largest, *(var.aval.size * var.aval.dtype.itemsize for var in equation.outvars))
+        for inner in jaxprs_in_params(equation.params):
+            largest = max(largest, written(inner))
+    return largest
+
+
+def held(jaxpr: Any) -> int:
+    """Bytes that a program's own arrays take when they take most, each from its making to its last use.
+
+    Programs within it count while they run. It is more than a compiler needs that writes down fewer, and not less.
+    """
+    last = {var: k for k, equation in enumerate(jaxpr.eqns) for var in equation.invars if not hasattr(var, "val")}
+    last |= {var: len(jaxpr.eqns) for var in jaxpr.outvars if not hasattr(var, "val")}
+    now, most = 0, 0
+    own: dict[Any, int] = {}
+    for k, equation in enumerate(jaxpr.eqns):
+        made = {var: var.aval.size * var.aval.dtype.itemsize for var in equation.outvars}
+        now += sum(made.values())
+        most = max(most, now + max(map(held, jaxprs_in_params(equation.params)), default=0))
+        own |= made
+        for var in {*made, *(var for var in equation.invars if not hasattr(var, "val"))}:
+            if last.get(var, k) == k:
+                now -= own.pop(var, 0)
+    return most
 
 
 def _of_machine() -> float:

@@ -131,10 +131,9 @@ class Ladder(NamedTuple):
         ]
 
     def stops(self) -> list[Stop]:
-        """The ladder of stops, ascending from step 0: records, marks, and the ends of the blocks of epochs between them.
+        """The ladder of stops, ascending from step 0: records and marks.
 
-        No stretch between two stops crosses the end of a block, so a checkpoint is never far away. Of averaging windows
-        that overlap only one can be open: that of the last record, else that of the earlier record.
+        Of averaging windows that overlap only one can be open: that of the last record, else that of the earlier record.
         """
         last = self.schedule.steps
         records, decades = set(self.records()), self._decades()
@@ -146,8 +145,7 @@ class Ladder(NamedTuple):
             if start == opened or (reached <= start <= closing and (step <= closing or start == closing)):
                 opened, reached = start, step
                 marks.add(start)
-        steps = sorted(records | marks | set(range(0, last, self.block)))
-        return [Stop(s, s in records, s in decades, s in (0, last), s in marks) for s in steps]
+        return [Stop(s, s in records, s in decades, s in (0, last), s in marks) for s in sorted(records | marks)]
 
     def window(self, step: int) -> int:
         """Updates over which a record averages the training loss and gradient: an epoch, or all so far if fewer."""

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from phasejax.checks import refuse
-from phasejax.ensemble import MATMUL_PRECISION, Ensemble, Place, build, make_cells
+from phasejax.ensemble import MATMUL_PRECISION, Ensemble, Place, build, make_cells, spans
 from phasejax.experiment import Experiment
 from phasejax.observables import Observable
 from phasejax.observables.standard import suffix
@@ -53,8 +53,10 @@ class Training:
         programs: str = "",
     ) -> None:
         self.experiment, self.ladder = experiment, experiment.ladder
-        self.ensemble: Ensemble = build(experiment, advance, observables, Place(tuple(devices)), programs)
-        self.ensemble.require_memory(experiment, Place(tuple(devices)))
+        on = Place(tuple(devices))
+        self.ensemble: Ensemble = build(experiment, advance, observables, on, programs)
+        self.ensemble.require_memory(experiment, on)
+        self._spans = spans(experiment, on)
         self.cells = make_cells(experiment)
         labels = self.ensemble.pad(experiment.grid.labels)
         self.tasks = self.ensemble.tasks(self.ensemble.place(labels))
@@ -98,7 +100,9 @@ class Training:
         return self._block[1]
 
     def call(self, steps: int) -> int:
-        """Train so many steps more, or to the end of the block of epochs: one call of the compiled function.
+        """Train so many steps more, or to the end of the block of epochs where a call does not span several.
+
+        This is one call of the compiled function.
 
         What a student does does not depend on where its steps are cut into calls.
 
@@ -106,7 +110,8 @@ class Training:
             Updates done in the call, which may still be running.
         """
         number, first = divmod(self.step, self.ladder.block)
-        steps = min(steps, self.ladder.block - first)
+        if not self._spans:
+            steps = min(steps, self.ladder.block - first)
         factors: Any = ()
         if not self.experiment.schedule.constant:
             factors = jnp.asarray(np.array(self.ladder.factors(number * self.ladder.block)), self.experiment.precision)
