@@ -1,4 +1,7 @@
-"""Runs in which nothing that is claimed can be there: a claim that agrees in one says nothing."""
+"""Runs in which nothing that is claimed can be there: a claim that agrees in one says nothing.
+
+Where it is an absence that is claimed, the run is one in which what should be absent is there: a positive control.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
