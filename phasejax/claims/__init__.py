@@ -70,7 +70,10 @@ def _measured(data: xr.Dataset | xr.DataTree, claims: Sequence[Claim], step: int
     if isinstance(data, xr.Dataset):
         data, several = until(data, step), [claim for claim in claims if claim.over == "study"]
         found = [measure(claim, data, int(data.step[-1])) for claim in alone]
-        return [*found, *(Verdict(claim, ABSENT, "It takes a study of several runs.", int(data.step[-1])) for claim in several)]
+        return [
+            *found,
+            *(Verdict(claim, ABSENT, "It takes a study of several runs.", int(data.step[-1])) for claim in several),
+        ]
     runs = members(data)
     several = len(runs) > 1
     found = [replace(one, member=name if several else "") for name in runs for one in _measured(runs[name], alone, step)]

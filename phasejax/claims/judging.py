@@ -42,8 +42,8 @@ PAPER_STEPS = 10**8
 
 RULE = (
     "agrees: every number lies inside its interval by two errors; needs longer training: the run is shorter than the "
-    "statement's t_f, some number lies outside, and each of those moves towards its interval over the last decade of steps by "
-    "more than two errors of the trend; differs: some number lies outside by more than its error allows, at 5 % for all "
+    "statement's t_f, some number lies outside, and each of those moves towards its interval over the last decade of steps "
+    "by more than two errors of the trend; differs: some number lies outside by more than its error allows, at 5 % for all "
     "numbers of the page together (Holm); undecided: anything else, and what agrees in its null too. Errors are from a "
     "bootstrap over seeds, and few seeds need more of them (Student's t)"
 )
@@ -86,9 +86,14 @@ class Measure:
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.statistic(averages).transpose("resample", "step"), seeds
 
+    @property
+    def judged(self) -> bool:
+        """Whether it has an interval."""
+        return not (np.isinf(self.low) and np.isinf(self.high))
+
     def interval(self) -> str:
         """The interval in words."""
-        if np.isinf(self.low) and np.isinf(self.high):
+        if not self.judged:
             return "told, not judged"
         if np.isinf(self.low):
             return f"below {self.high:.3g}"
@@ -111,7 +116,7 @@ class Claim:
     measures: tuple[Measure, ...] = ()
     remark: str = ""
     afterwards: bool = False
-    """Whether some interval is neither what the statement says nor half a decade about it, but was set with a run in view."""
+    """Whether some interval is neither the statement's own nor half a decade about it, but was set with a run in view."""
     null: Null | None = None
     """The run in which it must not come out."""
     over: Literal["run", "study"] = "run"
@@ -170,9 +175,9 @@ class Measured:
         """Of what is at least as far outside, were the truth at the end of the interval."""
         if not math.isfinite(self.value):
             return max(self.present, 0.5**self.seeds)
-        if not self.error > _ROUNDING:
-            return 1.0 if self.inside else 0.0
-        return float(stdtr(self.seeds - 1, -self.gap / self.error))
+        exact = 1.0 if self.inside else 0.0
+        p = float(stdtr(self.seeds - 1, -self.gap / self.error)) if self.error > _ROUNDING else exact
+        return max(p, 1 - self.present)
 
     @property
     def approaches(self) -> bool:
@@ -210,7 +215,7 @@ class Verdict:
     @property
     def rule(self) -> str:
         """The intervals, in words."""
-        return "; ".join(f"{m.name}: {m.interval()}" for m in self.claim.measures)
+        return "; ".join(f"{m.name}: {m.interval()}" for m in self.claim.measures if m.judged)
 
 
 def judge(claim: Claim, data: xr.Dataset | xr.DataTree, step: int) -> Verdict:
@@ -231,7 +236,7 @@ def measure(claim: Claim, data: xr.Dataset | xr.DataTree, step: int) -> Verdict:
     null = ()
     if claim.null:
         changed = claim.null.of(data)
-        null = tuple(_measure(m, changed, _RESAMPLES_OF_NULLS) for m in claim.measures)
+        null = tuple(_measure(m, changed, _RESAMPLES_OF_NULLS, trends=False) for m in claim.measures)
     return Verdict(claim, "", "", at, measured, null_measured=null)
 
 
@@ -253,7 +258,9 @@ def decide(page: list[Verdict]) -> list[Verdict]:
         if verdict == AGREES == null:
             verdict = UNDECIDED
         reason = _reason(one.claim, verdict, measured, one.step)
-        decided.append(replace(one, verdict=verdict, reason=reason, measured=measured, null=null, null_measured=null_measured))
+        decided.append(
+            replace(one, verdict=verdict, reason=reason, measured=measured, null=null, null_measured=null_measured)
+        )
     return decided
 
 
@@ -282,12 +289,12 @@ def _decades(claim: Claim, step: int) -> float:
     return math.log10(claim.steps / step) if claim.steps and 0 < step < claim.steps else 0.0
 
 
-def _measure(measure: Measure, data: xr.Dataset | xr.DataTree, resamples: int) -> Measured:
+def _measure(measure: Measure, data: xr.Dataset | xr.DataTree, resamples: int, trends: bool = True) -> Measured:
     m, seeds = measure.series(data, resamples)
     gap: xr.DataArray = xr.apply_ufunc(np.maximum, measure.low - m, m - measure.high)
     slope = trend = (np.nan, np.nan)
     trained = m.step.values > 0
-    if trained.sum() > 1:
+    if trends and trained.sum() > 1:
         log_steps = log10(m.step[trained])
         slope, trend = (_estimate(slope_of(series[:, trained], log_steps, "step"), seeds) for series in (m, gap))
     value, error = _estimate(m[:, -1], seeds)

@@ -9,7 +9,6 @@ import xarray as xr
 
 from phasejax.analysis.boundaries import SIGMAS, converged
 from phasejax.analysis.phases import other_than_the_paper
-from phasejax.analysis.phases import paramagnetic as _paramagnetic
 from phasejax.analysis.run import layer, members, require, settings
 from phasejax.analysis.spectrum import level_spacing, marchenko_pastur_edges, memory, rate, trace_ratio
 from phasejax.analysis.statistics import crossings, draw, independent, log10, sound
@@ -87,6 +86,12 @@ def _teacher_distance(dataset: xr.Dataset) -> xr.DataArray:
     return np.abs(dataset.eigenvalues - target).sum("level", skipna=False) / target.sum("level")
 
 
+def _doubled(dataset: xr.Dataset) -> xr.DataArray:
+    """How many levels are at least twice what they started as."""
+    levels = dataset.eigenvalues
+    return (levels > 2 * levels.sel(step=0, drop=True)).sum("level").where(levels.notnull().all("level"))
+
+
 def _negative(name: str, reading: str) -> Callable[[xr.Dataset], xr.DataArray]:
     def negative(dataset: xr.Dataset) -> xr.DataArray:
         kept = f"negative_{name}"
@@ -124,8 +129,7 @@ _DERIVED: dict[str, tuple[str, Callable[[xr.Dataset], xr.DataArray]]] = {
     "rate": ("spacing", rate),
     "trace": ("eigenvalues target_eigenvalues", trace_ratio),
     "distance": ("eigenvalues target_eigenvalues", _teacher_distance),
-    "eigenvalues": ("eigenvalues target_eigenvalues", lambda d: d.eigenvalues),
-    "target": ("eigenvalues target_eigenvalues", lambda d: d.target_eigenvalues.expand_dims(step=d.step)),
+    "doubled": ("eigenvalues", _doubled),
     "drift": ("criterion", lambda d: converged(d, "drift")),
     "released": ("criterion", lambda d: converged(d, "released")),
     **{f"{name}_{reading}": (name, _negative(name, reading))
@@ -196,7 +200,9 @@ def unexplained(phase: Phase) -> Statistic:
     """Loss in a phase over the loss at the start at the smallest sigma_W, where outputs are near 0: 1 - R^2."""
 
     def share(x: Averages) -> xr.DataArray:
-        nothing = x.loss.sel(step=0, drop=True).isel(sigma_w=int(x.inverse_sigma_w.argmax()), drop=True).mean("temperature")
+        nothing = (
+            x.loss.sel(step=0, drop=True).isel(sigma_w=int(x.inverse_sigma_w.values.argmax()), drop=True).mean("temperature")
+        )
         return over(phase, "loss")(x) / nothing
 
     return share
@@ -224,7 +230,7 @@ def between(name: str, temperature: float, other: float) -> Statistic:
 
 
 def extreme(lowest: bool) -> Statistic:
-    """log10 of the lowest or highest mean loss of all cells, its cell chosen on half of the seeds and read off the others."""
+    """log10 of the lowest or highest mean loss of all cells, its cell chosen on half of the seeds, read off the others."""
 
     def statistic(x: Averages) -> xr.DataArray:
         y = log10(x.halves).stack(cell=PLANE).drop_vars(["cell", *PLANE])
@@ -287,12 +293,6 @@ def small_start(x: Averages) -> xr.DataArray:
     y = x.initial_gradient
     near = int(np.argmin(np.abs(np.log10(y.inverse_sigma_w.values / 1e-2))))
     return y.isel(sigma_w=near, drop=True) / y.where(y.inverse_sigma_w >= 0.5).mean("sigma_w")
-
-
-def moved_levels(x: Averages) -> xr.DataArray:
-    """How many levels have gone a tenth of the way from where they started to the teacher's."""
-    start, target = x.eigenvalues.sel(step=0, drop=True), x.target
-    return ((x.eigenvalues - start) / (target - start) > 0.1).sum("level").astype(float)
 
 
 def boundary_slope(x: Averages) -> xr.DataArray:
