@@ -120,17 +120,17 @@ def test_every_null_differs(ideal, judged):
     assert "this says nothing" in writing.null(empty)
 
 
-NOT_OF_THE_PLANE = {"loss_range", "restoring", "noise"}
-"""What is true of all cells, wherever they are."""
+NOT_OF_THE_PLANE = {"loss_range", "restoring", "noise", "hot_growth", "memory_ordered", "spacing_bound"}
+"""What is true of all cells, wherever they are, or of the mean of them."""
 
 
 def test_a_shuffled_run_loses_its_agreement(ideal):
     rng = np.random.default_rng(5)
     shuffled = ideal
     for axis in ("temperature", "sigma_w"):
-        shuffled = claims.nulls._along(shuffled, axis, rng.permutation(12))
+        shuffled = claims.nulls.along(shuffled, axis, rng.permutation(12))
     agree = {key for key, verdict in verdicts(shuffled).items() if verdict == AGREES}
-    assert agree <= NOT_OF_THE_PLANE | {"hot_growth"}, "a heated row is found in some order of the rows"
+    assert agree <= NOT_OF_THE_PLANE
 
 
 def test_fewer_seeds_decide_less_and_nothing_else(ideal, judged):
@@ -171,13 +171,13 @@ def test_noise_does_not_push_the_variance_along_a_line(ideal):
     rng = np.random.default_rng(0)
     for seeds in (4, 50):
         found = []
-        for _ in range(30):
+        for _ in range(15):
             run = ideal.isel(step=[-1], seed=slice(seeds))
             noisy = changed(run, test_loss=lambda x: 0.05 * 10 ** rng.normal(0, 0.5, x.shape))
             samples = numbers.centred("loss", 64)(noisy)
             averages = samples.weighted(xr.ones_like(samples.seed, dtype=float)).mean("seed")
             found.append(float(numbers.beyond_error(averages).squeeze()))
-        assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(30)
+        assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(15)
 
 
 def test_the_lowest_mean_is_low_and_the_chosen_one_is_not(ideal):
@@ -204,8 +204,8 @@ def test_batch_sizes_at_one_temperature_are_alike_or_not(ideal, moves, verdict):
             ideal.isel(step=[0, -1]), test_loss=lambda x: x * np.exp(0.1 * np.random.default_rng(0).normal(size=50))
         )
         run = noisy.assign_attrs(experiment=experiment.to_toml())
-        runs[f"batch_size={size}"] = claims.nulls._along(
-            run, "temperature", (np.arange(12) + moves * (size > 4) * 3).clip(max=11)
+        runs[f"batch_size={size}"] = claims.nulls.along(
+            run, "temperature", (np.arange(12) - moves * (size > 4) * 3).clip(min=0)
         )
     tree = xr.DataTree.from_dict(runs)
     found = claims.check(tree, [claim])[0]
@@ -304,7 +304,7 @@ def toy(slope, noise, level=1.0, seeds=20):
     (toy(0, 1.0, 2.1), PAPER_STEPS, UNDECIDED),
     (toy(0, 1.0, 1.9), PAPER_STEPS, UNDECIDED),
     (toy(0, 0.1, 2.5, seeds=3), PAPER_STEPS, AGREES),
-    (toy(0, 0.3, 2.5, seeds=3), PAPER_STEPS, UNDECIDED),  # by two errors, but three seeds do not know their error
+    (toy(0, 0.4, 2.4, seeds=3), PAPER_STEPS, UNDECIDED),  # by two errors, but three seeds do not know their error
 ])  # fmt: skip
 def test_the_rule(run, steps, expected):
     claim = Claim("toy", "m is between 2 and 3", "", "", steps, (Measure("m", lambda d: d[["m"]], lambda x: x.m, 2, 3),))
@@ -354,7 +354,7 @@ def test_the_last_crossing_is_the_highest_temperature_of_one():
 def test_other_systems_are_not_in_this_run(ideal, tmp_path, parts, reason):
     run = ideal.assign_attrs(experiment=dataclasses.replace(Experiment(), **parts).to_toml())
     run = run.rename(temperature="learning_rate") if "grid" in parts else run
-    found = claims.check(run, paper.CLAIMS)
+    found = claims.check(run, [claim for claim in paper.CLAIMS if claim.over == "run"])
     assert {v.verdict for v in found} == {ABSENT}
     assert all(reason in v.reason for v in found)
     claims.write(found, run, tmp_path)
@@ -365,7 +365,7 @@ def test_other_grids_keep_what_they_have(ideal):
     one = verdicts(ideal.sel(sigma_w=[0.125]))
     assert one["loss_jump"] == one["growth_fig6"] == one["initial_spread"] == AGREES
     assert one["memory"] == one["initial_edge"] == one["boundary_drift"] == ABSENT
-    coarse = verdicts(ideal.isel(temperature=[0, 2, 4, 6, 7, 9, 11], sigma_w=[0, 3, 6, 9, 11]))
+    coarse = verdicts(ideal.isel(temperature=[0, 2, 4, 6, 7, 9, 11], sigma_w=[0, 3, 6, 9, 10, 11]))
     assert {key: verdict for key, verdict in coarse.items() if verdict != AGREES} == OTHERWISE
     assert set(verdicts(ideal.isel(seed=[0])).values()) == {ABSENT}
     start = verdicts(ideal.isel(step=[0]))

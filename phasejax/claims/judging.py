@@ -76,16 +76,6 @@ class Measure:
     share: bool = False
     """Of seeds of which something is true: it is known to one seed at best, even if it is true of all."""
 
-    def series(self, data: xr.Dataset | xr.DataTree, resamples: int) -> tuple[xr.DataArray, int]:
-        """(resample, step): m itself at resample 0, then its bootstrap replicates; and how many seeds were drawn from."""
-        samples = self.samples(data)
-        seeds = independent(samples)
-        if seeds < 2:
-            raise NotInRunError("A single seed has no error.")
-        averages = samples.weighted(bootstrap(samples, resamples)).mean("seed")
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return self.statistic(averages).transpose("resample", "step"), seeds
-
     @property
     def judged(self) -> bool:
         """Whether it has an interval."""
@@ -230,13 +220,13 @@ def measure(claim: Claim, data: xr.Dataset | xr.DataTree, step: int) -> Verdict:
         if isinstance(data, xr.Dataset):
             steps = data.step.values
             data = data.sel(step=(steps == 0) | ((steps >= at / 10) & (steps <= at)))
-        measured = tuple(_measure(m, data, _RESAMPLES) for m in claim.measures)
+        measured = _numbers(claim, data, _RESAMPLES)
     except (NotInRunError, NotRecordedError) as missing:
         return Verdict(claim, ABSENT, str(missing), at)
     null = ()
     if claim.null:
         changed = claim.null.of(data)
-        null = tuple(_measure(m, changed, _RESAMPLES_OF_NULLS, trends=False) for m in claim.measures)
+        null = _numbers(claim, changed, _RESAMPLES_OF_NULLS, trends=False)
     return Verdict(claim, "", "", at, measured, null_measured=null)
 
 
@@ -289,8 +279,22 @@ def _decades(claim: Claim, step: int) -> float:
     return math.log10(claim.steps / step) if claim.steps and 0 < step < claim.steps else 0.0
 
 
-def _measure(measure: Measure, data: xr.Dataset | xr.DataTree, resamples: int, trends: bool = True) -> Measured:
-    m, seeds = measure.series(data, resamples)
+def _numbers(claim: Claim, data: xr.Dataset | xr.DataTree, resamples: int, trends: bool = True) -> tuple[Measured, ...]:
+    """All numbers of a claim; what several are made of is averaged once."""
+    averages: dict[Take, tuple[Averages, int]] = {}
+    for measure in claim.measures:
+        if measure.samples not in averages:
+            samples = measure.samples(data)
+            seeds = independent(samples)
+            if seeds < 2:
+                raise NotInRunError("A single seed has no error.")
+            averages[measure.samples] = samples.weighted(bootstrap(samples, resamples)).mean("seed"), seeds
+    return tuple(_measure(measure, *averages[measure.samples], trends) for measure in claim.measures)
+
+
+def _measure(measure: Measure, averages: Averages, seeds: int, trends: bool) -> Measured:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        m = measure.statistic(averages).transpose("resample", "step")
     gap: xr.DataArray = xr.apply_ufunc(np.maximum, measure.low - m, m - measure.high)
     slope = trend = (np.nan, np.nan)
     trained = m.step.values > 0

@@ -1,5 +1,6 @@
 """The numbers that the paper's statements are about: what is taken of a run, and statistics of its means over seeds."""
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from phasejax.analysis.run import layer, members, require, settings
 from phasejax.analysis.spectrum import level_spacing, marchenko_pastur_edges, memory, rate, trace_ratio
 from phasejax.analysis.statistics import crossings, draw, independent, log10, sound
 from phasejax.claims.judging import Averages, NotInRunError, Phase, Statistic, Take, slope_of
-from phasejax.claims.nulls import Null
+from phasejax.claims.nulls import Null, along
 
 PLANE = ("temperature", "sigma_w")
 
@@ -22,6 +23,7 @@ PLANE = ("temperature", "sigma_w")
 _AXES = {"temperature": (2.0**-5, 2.0**6), "inverse_sigma_w": (2.0**-8, 2.0**3)}
 
 
+@functools.cache
 def on(names: str, temperature: float | None = None, inverse_sigma: float | None = None) -> Take:
     """Take variables (or level spacing, rate, ...) on a cell, a line or the plane."""
 
@@ -353,6 +355,23 @@ def opposite(name: str) -> Null:
         return run.assign(changed)
 
     return Null(f"the sign of {name} changed", change)
+
+
+def _wider(run: xr.Dataset) -> xr.Dataset:
+    return run.assign({name: 4 * run[name] for name in ("eigenvalues", "level_spacing") if name in run})
+
+
+wider = Null("weights twice as large", _wider)
+
+
+def _hot_converged(run: xr.Dataset) -> xr.Dataset:
+    if "converged" not in run:
+        readings = [converged(run, str(reading)) for reading in run.reading.values]
+        run = run.assign(converged=xr.concat(readings, run.reading).transpose(..., "reading"))
+    return along(run, "temperature", np.arange(run.sizes["temperature"])[::-1])
+
+
+hot_converged = Null("which students converged, mirrored along temperature", _hot_converged)
 
 
 def _constant(run: xr.Dataset) -> xr.Dataset:
