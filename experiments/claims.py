@@ -2,8 +2,8 @@
 
     python -m experiments.claims quick=runs/quick.nc desk=runs/desk.nc full=runs/full/seeds-*.nc
 
-makes, between the marks of the page: every verdict with that of its null; the numbers; what becomes of the verdicts with fewer seeds of
-the second run; and how much of the test loss is the test set's, from the weights that runs record.
+makes, between the marks of the page: every verdict with that of its null; the numbers; what becomes of the verdicts with
+fewer seeds of the larger runs; and how much of the test loss is the test set's, from the weights that runs record.
 """
 
 import argparse
@@ -159,9 +159,9 @@ def test_set(runs: dict[str, xr.Dataset]) -> str:
                 error = float(of_seed.std("seed", ddof=1)) / np.sqrt(of_seed.count("seed").item())
                 cells.append(f"{float(of_seed.mean()):+.3f} +- {error:.3f}")
             rows.append((f"{name}, {step:,}", *cells))
-    words = (f"The {Experiment().task.test_samples} test inputs are the same for all seeds, so what they add is no part of an "
-             "error over seeds. From the recorded weights, the loss on them beside that on others, in decades: means over seeds "
-             "and the cells of a phase. The error is over seeds; what remains beside it is the set's own.")  # fmt: skip
+    words = (f"The {Experiment().task.test_samples} test inputs are the same for all seeds, so what they add is not in an "
+             "error over seeds. From the recorded weights, the loss on them beside that on others, in decades: means over "
+             "seeds and the cells of a phase. The error is over seeds; what remains is the set's own.")  # fmt: skip
     return "\n\n".join([words, table(rows)])
 
 

@@ -68,12 +68,10 @@ def _measured(data: xr.Dataset | xr.DataTree, claims: Sequence[Claim], step: int
     """The numbers of every claim, not decided on yet."""
     alone = [claim for claim in claims if claim.over == "run"]
     if isinstance(data, xr.Dataset):
-        data, several = until(data, step), [claim for claim in claims if claim.over == "study"]
-        found = [measure(claim, data, int(data.step[-1])) for claim in alone]
-        return [
-            *found,
-            *(Verdict(claim, ABSENT, "It takes a study of several runs.", int(data.step[-1])) for claim in several),
-        ]
+        data = until(data, step)
+        last = int(data.step[-1])
+        missing = "It takes a study of several runs."
+        return [measure(claim, data, last) if claim in alone else Verdict(claim, ABSENT, missing, last) for claim in claims]
     runs = members(data)
     several = len(runs) > 1
     found = [replace(one, member=name if several else "") for name in runs for one in _measured(runs[name], alone, step)]
