@@ -37,9 +37,7 @@ def on(names: str, temperature: float | None = None, inverse_sigma: float | None
         require(dataset, "sigma_w")
         if other := other_than_the_paper(dataset):
             raise NotInRunError(other)
-        for need in needs:
-            kept, made_of = _KEPT.get(need, ("", need))
-            require(dataset, *(kept if kept in dataset else made_of).split())
+        require(dataset, *needs)
         found = {}
         for axis, wanted in (("temperature", temperature), ("inverse_sigma_w", inverse_sigma)):
             values, dim = dataset[axis].values, axis.replace("inverse_", "")
@@ -109,14 +107,6 @@ def _halves(dataset: xr.Dataset) -> xr.DataArray:
     return (2 * dataset.test_loss).where(half == xr.DataArray([0, 1], dims="half"))
 
 
-_KEPT = {
-    "spacing": ("level_spacing", "eigenvalues"),
-    "criterion": ("converged", "restoring V_S"),
-    "K_S": ("negative_K_S", "K_S"),
-    "V_S": ("negative_V_S", "V_S"),
-}
-"""What a reference keeps, and what a run has of which that is made."""
-
 # What is derived from a file's variables, which are named first.
 _DERIVED: dict[str, tuple[str, Callable[[xr.Dataset], xr.DataArray]]] = {
     "loss": ("test_loss", lambda d: 2 * d.test_loss),  # Fig 2 is drawn without the factor 1/2 of Eq 2.6
@@ -126,15 +116,15 @@ _DERIVED: dict[str, tuple[str, Callable[[xr.Dataset], xr.DataArray]]] = {
     "C": ("G_t0 G_00 G_tt", memory),
     "largest": ("eigenvalues", lambda d: d.eigenvalues.isel(level=-1, drop=True)),
     "edge": ("eigenvalues", _edge),
-    "spread": ("spacing", _spread),
-    "beyond_bound": ("spacing", _beyond_bound),
-    "rate": ("spacing", rate),
+    "spread": ("level_spacing", _spread),
+    "beyond_bound": ("level_spacing", _beyond_bound),
+    "rate": ("level_spacing", rate),
     "trace": ("eigenvalues target_eigenvalues", trace_ratio),
     "distance": ("eigenvalues target_eigenvalues", _teacher_distance),
     "doubled": ("eigenvalues", _doubled),
-    "drift": ("criterion", lambda d: converged(d, "drift")),
-    "released": ("criterion", lambda d: converged(d, "released")),
-    **{f"{name}_{reading}": (name, _negative(name, reading))
+    "drift": ("converged", lambda d: converged(d, "drift")),
+    "released": ("converged", lambda d: converged(d, "released")),
+    **{f"{name}_{reading}": (f"negative_{name}", _negative(name, reading))
        for name in ("K_S", "V_S") for reading in ("x_basis", "text", "released")},
 }  # fmt: skip
 
