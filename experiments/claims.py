@@ -86,7 +86,7 @@ def verdicts(page: dict[str, dict[str, Verdict]]) -> str:
 def numbers(page: dict[str, dict[str, Verdict]]) -> str:
     """A row a number: its interval, and its value in each run, and in its null in the last but one."""
     middle = list(page)[min(1, len(page) - 1)]
-    rows = [("number", "to agree", *page, f"null of {middle}")]
+    rows: list[tuple[str, ...]] = [("number", "to agree", *page, f"null of {middle}")]
     for claim in CLAIMS:
         after = " (set after the fact)" if claim.afterwards else ""
         for k, rule in enumerate(claim.measures):
@@ -107,7 +107,7 @@ def fewer(name: str, run: xr.Dataset, whole: dict[str, Verdict]) -> str:
         f"{AGREES} for {DIFFERS}",
         "other",
     )
-    rows = [("seeds", *kinds)]
+    rows: list[tuple[str, ...]] = [("seeds", *kinds)]
     run = load_last(run)
     whole = {v.claim.key: v for v in check(run, CLAIMS)}
     for seeds in FEWER:

@@ -24,7 +24,7 @@ def number(m: Measured) -> str:
     """A value with its error, to the error's two digits."""
     if not math.isfinite(m.value):
         return "no value"
-    if not m.error > max(1e-9 * abs(m.value), 1e-12):  # the same for every student
+    if not m.error > max(1e-6 * abs(m.value), 1e-12):  # the same for every student
         return f"{m.value:.4g}"
     digits = max(1 - math.floor(math.log10(m.error)), 0)
     return f"{m.value:.{digits}f} +- {m.error:.{digits}f}"

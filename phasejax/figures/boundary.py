@@ -71,9 +71,10 @@ def add_legend(figure: Figure) -> None:
     needs=["converged", "temperature", "sigma_w"],
     caption=(
         "Where 68, 95 and 99.7 % of the students have converged: on the slice the 68 % crossing with its bootstrap "
-        "interval, and the temperatures of the grid that bracket the other two; on the maps those lines that so many seeds "
-        "resolve. The published figure is the reading released: its two- and three-sigma lines enclose the ordered corner. "
-        "Drift, whose K_S is never negative, says how large the drift is, not that it restores; its lines do not"
+        "interval, and the temperatures of the grid that bracket the other two; on the maps all three lines, where the "
+        "legend says which are not resolved by so many seeds. The published figure is the reading released: its two- and "
+        "three-sigma lines enclose the ordered corner. Those of drift do not; its K_S is never negative, so that it says "
+        "how large the drift is, not that it restores"
     ),
     number=8,
 )
@@ -81,8 +82,8 @@ def convergence_boundaries(dataset: xr.Dataset, *, reading: str = "drift", stati
     """Fig 8: where 68, 95 and 99.7 % of the students satisfy Eq 4.15, in the published reading and in another.
 
     Left, over the training loss on the slice at 1/sigma_W = 8, the 68 % crossing with its bootstrap interval, and the
-    temperatures of the grid that bracket the other two; centre and right, the lines on memory and alignment that the number
-    of seeds resolves.
+    temperatures of the grid that bracket the other two; centre and right, all three lines on memory and alignment; a line
+    says so that the number of seeds does not resolve.
 
     Args:
         dataset: a run.
@@ -90,7 +91,8 @@ def convergence_boundaries(dataset: xr.Dataset, *, reading: str = "drift", stati
         statistic: of the slice; the maps show means.
     """
     axis = in_temperature(dataset)
-    readings = dict.fromkeys([*(["released"] if "released" in dataset.reading.values else []), reading])
+    published = ["released"] if reading != "released" and "released" in dataset.reading.values else []
+    readings = [*published, reading]
     found = panels(dataset, LOSS_PANEL | MEMORY_PANEL | ALIGNMENT_PANEL)
     loss = found.pop(TRAINING_LOSS, None)
     rows, columns = len(readings), len(found) + (loss is not None)
@@ -104,14 +106,13 @@ def convergence_boundaries(dataset: xr.Dataset, *, reading: str = "drift", stati
             row[0].set(xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {TRAINING_LOSS}")
         for ax, (label, (values, _)) in zip(row[loss is not None :], found.items(), strict=True):
             draw_map(ax, final(dataset, values), label=f"mean {label}")
-            for level in resolved:
-                draw_contours(ax, share, level, CONVERGED[level], f"{100 * level:g} % converged")
+            for level, look in CONVERGED.items():
+                unless = "" if level in resolved else f", not resolved by {dataset.sizes['seed']} seeds"
+                draw_contours(ax, share, level, look, f"{100 * level:g} % converged{unless}")
             ax.set_title(f"{one}, as published" if one == "released" else one)
     add_legend(figure)
     lost = () if loss is None else (loss,)
-    unresolved = [f"{100 * level:g} %" for level in boundaries.SIGMAS if level not in resolved]
-    words = f", too few seeds for {' and '.join(unresolved)}" if unresolved else ""
-    figure.suptitle(f"{heading(dataset, *lost)}, criterion {' and '.join(readings)}{words}", fontsize=8)
+    figure.suptitle(f"{heading(dataset, *lost)}, criterion {' and '.join(readings)}", fontsize=8)
     return figure
 
 
