@@ -105,11 +105,11 @@ def convergence_boundaries(dataset: xr.Dataset, *, reading: str = "drift", stati
             draw_crossings(row[0], dataset, share, one)
             row[0].set(xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {TRAINING_LOSS}")
         for ax, (label, (values, _)) in zip(row[loss is not None :], found.items(), strict=True):
-            draw_map(ax, final(dataset, values), label=f"mean {label}")
+            words = f"{one}, as published" if one == "released" else one
+            draw_map(ax, final(dataset, values), label=f"mean {label}\n{words}")
             for level, look in CONVERGED.items():
                 unless = "" if level in resolved else f", not resolved by {dataset.sizes['seed']} seeds"
                 draw_contours(ax, share, level, look, f"{100 * level:g} % converged{unless}")
-            ax.set_title(f"{one}, as published" if one == "released" else one)
     add_legend(figure)
     lost = () if loss is None else (loss,)
     figure.suptitle(f"{heading(dataset, *lost)}, criterion {' and '.join(readings)}", fontsize=8)
