@@ -179,18 +179,23 @@ def test_the_initial_spectrum_is_compared_with_marchenko_pastur(run):
 
 def test_convergence_boundaries_are_where_the_criterion_puts_them(crossing):
     figure = paper.convergence_boundaries(crossing)
-    slice_, memory, alignment = figure.axes[:3]
+    titles = [ax.get_title().split("\n")[-1] for ax in (*figure.axes[1:3], *figure.axes[4:6])]
+    assert titles == ["released, as published"] * 2 + ["drift"] * 2
+    slice_, memory, alignment = figure.axes[3:6]
     share = boundaries.fraction(crossing).fraction.isel(step=-1)
     (expected,) = crossings(share.sel(sigma_w=0.125), 0.68, "temperature").dropna("crossing").values
     (line,) = [line for line in slice_.get_lines() if line.get_linestyle() == "-."]
     np.testing.assert_allclose(line.get_xdata(), expected)
     for ax, values in ((memory, crossing.G_t0), (alignment, crossing.alignment)):
         np.testing.assert_allclose(ax.collections[0].get_array(), values.isel(step=-1).mean("seed"), rtol=1e-6)
-        assert [line.get_label() for line in ax.get_lines()] == [f"{level} % converged" for level in (68, 95, 99.7)]
+        assert [line.get_label() for line in ax.get_lines()] == [
+            f"{level} % converged, not resolved by 3 seeds" for level in (68, 95, 99.7)
+        ]
         heights = [line.get_ydata().mean() for line in ax.get_lines()]
         assert heights == sorted(heights, reverse=True), "fewer students converge higher up"
         np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), expected)
-    assert "criterion drift" in figure.get_suptitle()
+    assert "criterion released and drift" in figure.get_suptitle()
+    assert len(paper.convergence_boundaries(crossing, reading="released").axes) < len(figure.axes)
     brackets = [line.get_xdata() for line in slice_.get_lines() if line.get_marker() == "|"]
     for level, ends in zip((0.95, 0.997), brackets, strict=True):
         found = boundaries.transition(crossing.sel(sigma_w=[0.125]), level)

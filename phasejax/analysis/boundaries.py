@@ -74,6 +74,11 @@ def fraction(dataset: xr.Dataset, reading: str = "drift", spacing: str = "initia
     return xr.Dataset({"fraction": k / n, "low": (k.dims, low.data), "high": (k.dims, high.data), "negative_V_S": negative})
 
 
+def resolved(seeds: int) -> tuple[float, ...]:
+    """Those of the fractions `SIGMAS` that so many seeds tell from all: by two errors of one seed each."""
+    return tuple(level for level in SIGMAS if 1 - level > 2 / seeds)
+
+
 def contours(values: xr.DataArray, level: float) -> list[tuple[np.ndarray, np.ndarray]]:
     """Lines of one level in the plane, by linear interpolation in the logarithms of both axes.
 

@@ -12,7 +12,12 @@ from phasejax.experiment import Experiment
 
 STEPS = ("step", "step_decades", "step_ends")
 """Axes of records."""
-MADE_OF = {"level_spacing": ("eigenvalues",), "converged": ("restoring", "V_S")}
+MADE_OF = {
+    "level_spacing": ("eigenvalues",),
+    "converged": ("restoring", "V_S"),
+    "negative_K_S": ("K_S",),
+    "negative_V_S": ("V_S",),
+}
 """What a reference has in place of what a run has to make it of."""
 LEVEL_DYNAMICS = ("K_S", "V_S", "D_S", "restoring")
 """What a file has only of trained layers with more than one node: a single level has no spacing."""
@@ -105,8 +110,8 @@ def require(dataset: xr.Dataset, *names: str) -> None:
 
     Args:
         dataset: a run.
-        *names: what is needed; a layer's own are named without its number, and what `level_spacing` and `converged` are made
-            of will do for these. With sigma_w the run must be of the paper's plane, with both its axes.
+        *names: what is needed; a layer's own are named without its number, and what a reference has made of others will do
+            as these. With sigma_w the run must be of the paper's plane, with both its axes.
 
     Raises:
         NotRecordedError: one is missing, and the experiment does not record it.

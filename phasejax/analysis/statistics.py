@@ -71,14 +71,23 @@ def nearest(values: xr.DataArray | np.ndarray, wanted: float) -> int:
     return int(np.argmin(np.abs(np.log(np.asarray(values) / wanted))))
 
 
+def draw(dataset: xr.Dataset | xr.DataArray) -> np.ndarray:
+    """Which draw each seed is of, 0, 1, ...: (seed,). Seeds with one teacher are one draw."""
+    teachers = dataset["teacher"].values if "teacher" in dataset.coords else np.arange(dataset.sizes["seed"])
+    return np.unique(teachers, return_inverse=True)[1]
+
+
+def independent(dataset: xr.Dataset | xr.DataArray) -> int:
+    """How many seeds were drawn independently."""
+    return int(draw(dataset).max(initial=-1)) + 1
+
+
 def bootstrap(dataset: xr.Dataset | xr.DataArray, resamples: int) -> xr.DataArray:
     """Weights (resample, seed) of a bootstrap over seeds, the same for every cell and record.
 
     Resample 0 is the ensemble as it is. Seeds with one teacher count as one draw.
     """
-    teachers = dataset["teacher"].values if "teacher" in dataset.coords else np.arange(dataset.sizes["seed"])
-    _, of_seed = np.unique(teachers, return_inverse=True)
-    groups = int(of_seed.max(initial=0)) + 1
+    groups, of_seed = independent(dataset), draw(dataset)
     draws = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), resamples)[:, of_seed]
     weights = np.vstack([np.ones(len(of_seed)), draws])
     return xr.DataArray(weights, dims=("resample", "seed"))

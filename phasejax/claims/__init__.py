@@ -13,12 +13,15 @@ from phasejax.claims.judging import (
     LONGER,
     PAPER_STEPS,
     RULE,
+    UNDECIDED,
     VERDICTS,
     Claim,
     Measure,
     Measured,
     Verdict,
+    decide,
     judge,
+    measure,
 )
 from phasejax.claims.nulls import Null, at_start, mirrored, permuted
 from phasejax.claims.writing import write
@@ -30,6 +33,7 @@ __all__ = [
     "LONGER",
     "PAPER_STEPS",
     "RULE",
+    "UNDECIDED",
     "VERDICTS",
     "Claim",
     "Measure",
@@ -57,12 +61,19 @@ def check(data: xr.Dataset | xr.DataTree, claims: Sequence[Claim], step: int | N
         ExperimentError: the step was not recorded.
         RunError: the file lacks a variable that its experiment records.
     """
+    return decide(_measured(data, claims, step))
+
+
+def _measured(data: xr.Dataset | xr.DataTree, claims: Sequence[Claim], step: int | None) -> list[Verdict]:
+    """The numbers of every claim, not decided on yet."""
     alone = [claim for claim in claims if claim.over == "run"]
     if isinstance(data, xr.Dataset):
         data = until(data, step)
-        return [judge(claim, data, int(data.step[-1])) for claim in alone]
+        last = int(data.step[-1])
+        missing = "It takes a study of several runs."
+        return [measure(claim, data, last) if claim in alone else Verdict(claim, ABSENT, missing, last) for claim in claims]
     runs = members(data)
     several = len(runs) > 1
-    found = [replace(verdict, member=name if several else "") for name in runs for verdict in check(runs[name], alone, step)]
+    found = [replace(one, member=name if several else "") for name in runs for one in _measured(runs[name], alone, step)]
     data, longest = each(data, lambda run: until(run, step)), max(int(run.step[-1]) for run in runs.values())
-    return [*(judge(claim, data, longest) for claim in claims if claim.over == "study"), *found]
+    return [*(measure(claim, data, longest) for claim in claims if claim.over == "study"), *found]

@@ -1,4 +1,7 @@
-"""Runs in which nothing that is claimed can be there: a claim that agrees in one says nothing."""
+"""Runs in which nothing that is claimed can be there: a claim that agrees in one says nothing.
+
+Where it is an absence that is claimed, the run is one in which what should be absent is there: a positive control.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,17 +37,17 @@ def permuted(axis: str) -> Null:
 
     def change(run: xr.Dataset) -> xr.Dataset:
         order = np.random.default_rng(1).permutation(run.sizes[axis])
-        return _along(run, axis, order)
+        return along(run, axis, order)
 
     return Null(f"cells permuted along {axis}", change)
 
 
 def mirrored(axis: str) -> Null:
     """The cells in reverse order along an axis."""
-    return Null(f"cells mirrored along {axis}", lambda run: _along(run, axis, np.arange(run.sizes[axis])[::-1]))
+    return Null(f"cells mirrored along {axis}", lambda run: along(run, axis, np.arange(run.sizes[axis])[::-1]))
 
 
-def _along(run: xr.Dataset, axis: str, order: np.ndarray) -> xr.Dataset:
+def along(run: xr.Dataset, axis: str, order: np.ndarray) -> xr.Dataset:
     """What was measured, in another order along an axis whose coordinates stay."""
     coords = {name: of for name, of in run.coords.items() if axis in of.dims}
     return run.isel({axis: order}).assign_coords(coords)

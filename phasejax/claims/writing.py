@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from phasejax.analysis.run import members
-from phasejax.claims.judging import RULE, Measured, Verdict
+from phasejax.claims.judging import AGREES, DIFFERS, RULE, Measured, Verdict
 
 
 def diverged(dataset: xr.Dataset, step: int) -> str:
@@ -24,7 +24,7 @@ def number(m: Measured) -> str:
     """A value with its error, to the error's two digits."""
     if not math.isfinite(m.value):
         return "no value"
-    if not m.error > 1e-9 * abs(m.value):  # the same for every student
+    if not m.error > max(1e-6 * abs(m.value), 1e-12):  # the same for every student
         return f"{m.value:.4g}"
     digits = max(1 - math.floor(math.log10(m.error)), 0)
     return f"{m.value:.{digits}f} +- {m.error:.{digits}f}"
@@ -53,8 +53,8 @@ def write(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [("statement", "verdict", "where", "expected", "training length", "found")]
-    rows += [(_named(v), v.verdict, v.claim.where, v.claim.expected, length(v), numbers(v)) for v in verdicts]
+    rows = [("statement", "verdict", "its null", "where", "expected", "training length", "found")]
+    rows += [(_named(v), v.verdict, v.null, v.claim.where, v.claim.expected, length(v), numbers(v)) for v in verdicts]
     rows = [tuple(cell.replace("|", r"\|") for cell in row) for row in rows]
     # The last column is the long one: left ragged, the others stay readable as text.
     widths = [*(max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]), 8]
@@ -93,7 +93,12 @@ def null(verdict: Verdict) -> str:
     """What the claim's null came out as, in words."""
     if not verdict.null or not verdict.claim.null:
         return ""
-    says = "agrees as well, so that this says nothing" if verdict.empty else "differs, as it must"
+    if verdict.empty:
+        says = "agrees as well, so that this says nothing"
+    else:
+        says = {DIFFERS: "differs, as it must", AGREES: "agrees, so that agreement would say nothing"}.get(
+            verdict.null, "is undecided too, so that agreement would say little"
+        )
     return f"its null ({verdict.claim.null.words}) {says}"
 
 
@@ -121,11 +126,15 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
         | own
         | lengths
         | {
-            "measured": [
-                asdict(m) | {"agrees": m.agrees, "settled": m.settled, "approaches": m.approaches} for m in verdict.measured
-            ]
+            "measured": [_number(m) for m in verdict.measured],
+            "null_measured": [_number(m) for m in verdict.null_measured],
         }
     )
+
+
+def _number(m: Measured) -> dict[str, Any]:
+    """With what follows from it."""
+    return asdict(m) | {"agrees": m.agrees, "p_value": m.p_value, "approaches": m.approaches}
 
 
 def _plain_value(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import xarray as xr
 
 from phasejax.analysis.run import members
-from phasejax.claims import RULE, VERDICTS, Verdict
+from phasejax.claims import RULE, VERDICTS, Measure, Verdict
 from phasejax.claims.writing import about, length, null, number, sentence, symbols
 from phasejax.figures.style import Draw, file_name
 
@@ -39,7 +39,8 @@ td ul { margin: 0; padding-left: 1rem; } td small { display: block; }
 th:first-child { width: 24%; } th:nth-child(2) { width: 17%; }
 .verdict { font-weight: 600; white-space: nowrap; }
 .agrees { color: light-dark(#116329, #57c878); } .differs { color: light-dark(#a40e26, #ff8a80); }
-.needs { color: light-dark(#7a4b00, #e8b04a); } .not { color: var(--soft); }
+.needs { color: light-dark(#7a4b00, #e8b04a); }
+.undecided { color: light-dark(#1f5a9e, #79b8ff); } .not { color: var(--soft); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .9rem; }
 dd { margin: 0; min-width: 0; } pre { white-space: pre-wrap; font-size: .8rem; margin: 0; }
 @media (max-width: 44rem) {
@@ -175,7 +176,7 @@ def _claims(verdicts: list[Verdict]) -> str:
 def _row(verdict: Verdict) -> str:
     claim = verdict.claim
     found = "".join(
-        f"<li>{_words(m.name)}: <b>{_words(number(m))}</b> <small>to agree: {_words(rule.interval())}</small></li>"
+        f"<li>{_words(m.name)}: <b>{_words(number(m))}</b> <small>{_words(_needed(rule))}</small></li>"
         for m, rule in zip(verdict.measured, claim.measures, strict=False)
     )
     said = " ".join(filter(None, map(sentence, (verdict.reason, null(verdict)))))
@@ -187,6 +188,11 @@ def _row(verdict: Verdict) -> str:
         f"<td><small class='label'>Found</small>{f'<ul>{found}</ul>' if found else ''}{reason}</td>"
         f"<td>{_coloured(verdict.verdict)}<small>{escape(length(verdict))}</small></td></tr>\n"
     )
+
+
+def _needed(rule: Measure) -> str:
+    """What a number must be."""
+    return f"to agree: {rule.interval()}" if rule.judged else rule.interval()
 
 
 def _attribute(name: str, value: str) -> str:

@@ -1,0 +1,193 @@
+"""Verdicts on the paper's statements at several training lengths, side by side: the tables of docs/claims.md.
+
+    python -m experiments.claims quick=runs/quick.nc desk=runs/desk.nc full=runs/full/seeds-*.nc
+
+makes, between the marks of the page: every verdict with that of its null; the numbers; what becomes of the verdicts with
+fewer seeds of the larger runs; and how much of the test loss is the test set's, from the weights that runs record.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from phasejax import Experiment, RunError
+from phasejax.analysis.phases import PHASES
+from phasejax.analysis.run import until
+from phasejax.analysis.statistics import log10, sound
+from phasejax.claims import AGREES, DIFFERS, UNDECIDED, Verdict, check
+from phasejax.claims.writing import about, number, symbols
+from phasejax.files.reading import open_run
+from phasejax.studies.paper.claims import CLAIMS
+
+PAGE = Path("docs/claims.md")
+_MARKS = ("<!-- tables -->", "<!-- end of tables -->")
+FEWER, DRAWS = (4, 10, 16, 50), 5
+TEST_SAMPLES = 4096
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "runs", nargs="+", metavar="NAME=FILE[,FILE...]", help="runs, shortest first; slabs of one run by commas"
+    )
+    named = dict(run.split("=", 1) for run in parser.parse_args(arguments).runs)
+    runs = {name: read(files.split(",")) for name, files in named.items()}
+    page = {name: {v.claim.key: v for v in check(run, CLAIMS)} for name, run in runs.items()}
+    several = [name for name, run in runs.items() if run.sizes["seed"] > max(FEWER)]
+    parts = ["\n".join(f"- `{name}`: {about(run)}" for name, run in runs.items()), verdicts(page), numbers(page)]
+    parts += [fewer(name, runs[name], page[name]) for name in several]
+    parts += ["## The test set", test_set(runs)]
+    before, _, after = PAGE.read_text("utf-8").partition(_MARKS[0])
+    text = "\n\n".join([before + _MARKS[0], *parts, _MARKS[1] + after.partition(_MARKS[1])[2]])
+    PAGE.write_text(text, "utf-8")
+    wrong = [f"{key} in {name}" for name in several for key, v in page[name].items() if v.null not in ("", DIFFERS)]
+    print(f"Nulls that do not differ: {', '.join(wrong)}." if wrong else "Every null differs where there are seeds enough.")
+    return bool(wrong)
+
+
+def read(files: Sequence[str]) -> xr.Dataset:
+    """A run of several slabs."""
+    parts = [open_run(file) for file in files]
+    if len(parts) == 1:
+        return parts[0]
+    return xr.concat(parts, "seed", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override")
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Markdown, the first row its head."""
+    lines = ["| " + " | ".join(symbols(cell).replace("|", r"\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def verdicts(page: dict[str, dict[str, Verdict]]) -> str:
+    """A row a statement, two columns a run: its verdict, and what its null came out as where that is not *differs*."""
+    rows = [("statement", "", *page)]
+    for claim in CLAIMS:
+        cells = []
+        for found in page.values():
+            v = found[claim.key]
+            cells.append(v.verdict + (f" (null: {v.null})" if v.null not in ("", DIFFERS) else ""))
+        rows.append((claim.statement, claim.where, *cells))
+    counts = [Counter(v.verdict for v in found.values()) for found in page.values()]
+    rows += [
+        (f"*{verdict}*", "", *(str(count[verdict]) for count in counts))
+        for verdict in dict.fromkeys(v for c in counts for v in c)
+    ]
+    return "\n\n".join(["## Verdicts", "Where nothing is said of it, the null *differs*.", table(rows)])
+
+
+def numbers(page: dict[str, dict[str, Verdict]]) -> str:
+    """A row a number: its interval, and its value in each run, and in its null in the last but one."""
+    middle = list(page)[min(1, len(page) - 1)]
+    rows: list[tuple[str, ...]] = [("number", "to agree", *page, f"null of {middle}")]
+    for claim in CLAIMS:
+        after = " (set after the fact)" if claim.afterwards else ""
+        for k, rule in enumerate(claim.measures):
+            found = [v[claim.key].measured for v in page.values()]
+            null = page[middle][claim.key].null_measured
+            values = [number(m[k]) if m else "" for m in (*found, null)]
+            rows.append((f"{claim.key}: {rule.name}", rule.interval() + (after if rule.judged else ""), *values))
+    return "\n\n".join(["## Numbers", table(rows)])
+
+
+def fewer(name: str, run: xr.Dataset, whole: dict[str, Verdict]) -> str:
+    """Shares of verdicts with seeds drawn from a run, without replacement, by how they compare with those of all of them."""
+    kinds = (
+        "the same",
+        UNDECIDED,
+        "decided instead of undecided",
+        f"{DIFFERS} for {AGREES}",
+        f"{AGREES} for {DIFFERS}",
+        "other",
+    )
+    rows: list[tuple[str, ...]] = [("seeds", *kinds)]
+    run = load_last(run)
+    whole = {v.claim.key: v for v in check(run, CLAIMS)}
+    for seeds in FEWER:
+        counts: Counter[str] = Counter()
+        for draw in range(DRAWS):
+            labels = np.random.default_rng((seeds, draw)).choice(run.sizes["seed"], seeds, replace=False)
+            for v in check(run.isel(seed=np.sort(labels)), CLAIMS):
+                counts[_kind(v.verdict, whole[v.claim.key].verdict)] += 1
+        rows.append((str(seeds), *(f"{100 * counts[kind] / counts.total():.1f} %" for kind in kinds)))
+    words = (
+        f"Verdicts on {DRAWS} draws of so many of the {run.sizes['seed']} seeds of `{name}`, beside those on all of them."
+    )
+    return "\n\n".join(["## Fewer seeds", words, table(rows)])
+
+
+def _kind(verdict: str, whole: str) -> str:
+    if verdict == whole:
+        return "the same"
+    if verdict == UNDECIDED:
+        return UNDECIDED
+    if whole == UNDECIDED:
+        return "decided instead of undecided"
+    return f"{verdict} for {whole}" if {verdict, whole} == {AGREES, DIFFERS} else "other"
+
+
+def load_last(run: xr.Dataset) -> xr.Dataset:
+    """The start and the last decade of a run, in memory, without weights."""
+    steps = run.step.values
+    kept = np.flatnonzero((steps == 0) | (steps >= steps[-1] / 10))
+    return run.drop_vars(["weights", "feature_density"], errors="ignore").isel(step=kept).load()
+
+
+def test_set(runs: dict[str, xr.Dataset]) -> str:
+    """How far the loss on a run's own test inputs lies from that on others, at the ends, by phase."""
+    rows = [("run, step", *(f"log10 test loss, {phase}: own inputs - {TEST_SAMPLES} others" for phase in PHASES))]
+    for name, run in runs.items():
+        if "weights" not in run:
+            continue
+        for step in (int(run.step_decades[0]), int(run.step_decades[-1])):
+            # The first are the run's own.
+            own, other = losses(run, step)
+            recorded = sound(until(run, None), run.test_loss).sel(step=step)
+            if not np.allclose(own, recorded.transpose(*own.dims), rtol=0.02, equal_nan=True):
+                raise RunError(f"The losses of {name} at step {step} are not those of its weights.")
+            difference = log10(own) - log10(other)
+            cells = []
+            for phase in PHASES.values():
+                of_seed = difference.where(phase(run)).mean(["temperature", "sigma_w"])
+                error = float(of_seed.std("seed", ddof=1)) / np.sqrt(of_seed.count("seed").item())
+                cells.append(f"{float(of_seed.mean()):+.3f} +- {error:.3f}")
+            rows.append((f"{name}, {step:,}", *cells))
+    words = (f"The {Experiment().task.test_samples} test inputs are the same for all seeds, so what they add is not in an "
+             "error over seeds. From the recorded weights, the loss on them beside that on others, in decades: means over "
+             "seeds and the cells of a phase. The error is over seeds; what remains is the set's own.")  # fmt: skip
+    return "\n\n".join([words, table(rows)])
+
+
+def losses(run: xr.Dataset, step: int) -> tuple[xr.DataArray, xr.DataArray]:
+    """Test loss of every student on its own test inputs and on others, (temperature, sigma_w, seed)."""
+    import jax.numpy as jnp
+
+    from phasejax.seed import make_task
+
+    experiment = Experiment.from_toml(run.attrs["experiment"], "the file", 2 if "format_version" in run.attrs else 1)
+    own = experiment.task.test_samples
+    more = replace(experiment.task, test_samples=own + TEST_SAMPLES)
+    found: list[list[np.ndarray]] = [[], []]
+    for label in run.seed.values:
+        task = make_task(experiment.network, more, 1, jnp.float32, jnp.int32(label))
+        weights = run.weights.sel(step_decades=step, seed=label).transpose("temperature", "sigma_w", "node", "input").values
+        readout = np.asarray(task.frozen["3"])
+        outputs = np.tanh(np.asarray(task.own.test_features) @ np.swapaxes(weights, -1, -2)) @ readout[0]
+        errors = (outputs - np.asarray(task.own.test_targets)[:, 0]) ** 2 / 2
+        for parts, part in zip(found, (errors[..., :own], errors[..., own:]), strict=True):
+            parts.append(part.mean(-1))
+    dims, coords = ("temperature", "sigma_w", "seed"), run.coords
+    named = {name: coords[name] for name in dims}
+    own_loss, other_loss = (xr.DataArray(np.stack(parts, -1), named, dims) for parts in found)
+    return own_loss, other_loss
+
+
+if __name__ == "__main__":
+    sys.exit(main())
