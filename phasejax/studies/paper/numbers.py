@@ -365,12 +365,12 @@ hot_converged = Null("which students converged, mirrored along temperature", _ho
 
 
 def _constant(run: xr.Dataset) -> xr.Dataset:
-    cold = run.temperature < 2
+    cold = run.temperature < 4
     like = run.diverged_step.expand_dims(reading=run.reading)
     return run.assign(converged=(cold & (like < np.inf)).transpose(*run.diverged_step.dims, "reading"))
 
 
-constant_line = Null("a constant line: all students converged below T = 2, none above", _constant)
+constant_line = Null("a constant line: all students converged below T = 4, none above", _constant)
 
 
 def _by_rate(run: xr.Dataset) -> xr.Dataset:
