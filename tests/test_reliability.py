@@ -238,7 +238,7 @@ def test_a_damaged_record_is_found_when_it_is_read(tmp_path):
     whole = bytearray(segment.read_bytes())
     whole[whole.index(values) + len(values) // 2] ^= 1
     segment.write_bytes(whole)
-    with pytest.raises(StoreError, match=rf"{segment.name} is damaged: .*--overwrite starts anew"):
+    with pytest.raises(StoreError, match=rf"{segment.name} is not what was written there: .*--overwrite starts anew"):
         phasejax.simulate(experiment, tmp_path / "run", resume=True)
     assert not (tmp_path / "run.nc").exists()
 
