@@ -59,8 +59,15 @@ def applying(experiment, platform):
 CALLS = {"cuda": {"__gpu$xla.gpu.triton"}, "tpu": set()}
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize("experiment", [DESK, TEN_OUTPUTS], ids=["desk", "ten outputs"])
+@pytest.mark.parametrize(
+    ("experiment", "platform"),
+    [
+        pytest.param(DESK, "cuda", id="desk-cuda"),
+        pytest.param(DESK, "tpu", id="desk-tpu", marks=pytest.mark.long),
+        pytest.param(TEN_OUTPUTS, "cuda", id="ten outputs-cuda", marks=pytest.mark.long),
+        pytest.param(TEN_OUTPUTS, "tpu", id="ten outputs-tpu"),
+    ],
+)
 def test_every_function_lowers_and_calls_nothing_the_device_lacks(experiment, platform):
     names = applying(experiment, platform)
     assert names == {
@@ -116,6 +123,7 @@ def test_looking_at_all_students_takes_less_than_a_gigabyte(experiment, occasion
     assert max(temporaries(experiment, occasions, monkeypatch).values()) < 1e9
 
 
+@pytest.mark.long
 def test_groups_change_no_record(monkeypatch):
     """Some seeds together, and some students of each, the last groups filled up: the same numbers as side by side."""
     experiment = small(

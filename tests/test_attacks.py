@@ -494,7 +494,14 @@ def test_a_folder_exchanged_in_the_midst_of_a_write_gets_nothing(tmp_path, monke
     assert not run.with_suffix(".nc").exists()
 
 
-PLACES = ((os, "replace"), (os, "fsync"), (np, "savez"), (netcdf, "write"), (netcdf, "_variable"), (Path, "write_text"))
+PLACES = (
+    (os, "replace"),
+    (os, "fsync"),
+    (np, "savez"),
+    (netcdf, "write"),
+    (netcdf, "create_variable"),
+    (Path, "write_text"),
+)
 
 
 @pytest.mark.parametrize("moments", [range(3, 60, 11), pytest.param(range(1, 90), marks=LONG)])

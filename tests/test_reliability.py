@@ -69,7 +69,7 @@ def train(out, moment, delay, cut):
         (os, "unlink"),
         (np, "savez"),
         (netcdf, "write"),
-        (netcdf, "_variable"),
+        (netcdf, "create_variable"),
     ):
         setattr(place, name, dangerous(getattr(place, name)))
     begun = any(path.exists() for path in paths(out))
