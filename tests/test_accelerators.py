@@ -65,7 +65,7 @@ CALLS = {"cuda": {"__gpu$xla.gpu.triton"}, "tpu": set()}
         pytest.param(DESK, "cuda", id="desk-cuda"),
         pytest.param(DESK, "tpu", id="desk-tpu", marks=pytest.mark.long),
         pytest.param(TEN_OUTPUTS, "cuda", id="ten outputs-cuda", marks=pytest.mark.long),
-        pytest.param(TEN_OUTPUTS, "tpu", id="ten outputs-tpu"),
+        pytest.param(TEN_OUTPUTS, "tpu", id="ten outputs-tpu", marks=pytest.mark.long),
     ],
 )
 def test_every_function_lowers_and_calls_nothing_the_device_lacks(experiment, platform):
@@ -113,7 +113,7 @@ def temporaries(experiment, occasions, monkeypatch):
     ("experiment", "occasions"),
     [
         pytest.param(DESK, ("ends",), id="desk"),
-        pytest.param(WIDE, ("ends",), id="10-64-64-1"),
+        pytest.param(WIDE, ("ends",), id="10-64-64-1", marks=pytest.mark.long),
         pytest.param(DESK, ("records", "decades"), id="desk, often", marks=pytest.mark.long),
         pytest.param(WIDE, ("records", "decades"), id="10-64-64-1, often", marks=pytest.mark.long),
     ],
@@ -144,6 +144,7 @@ def test_groups_change_no_record(monkeypatch):
             np.testing.assert_allclose(other[name], array, rtol=1e-9, atol=1e-9 * np.nanmax(np.abs(array)), err_msg=name)
 
 
+@pytest.mark.long
 def test_a_call_spans_blocks_and_a_run_in_many_calls_is_the_same(monkeypatch):
     """Blocks of 1000 steps; in the midst of one, across two ends of blocks, and on."""
     experiment = small(precision="float64", grid=Grid(temperature=0.05, sigma_w=(1.0, 0.5), seeds=2))
