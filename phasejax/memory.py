@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax.extend.core import jaxprs_in_params
-
 # What XLA cannot do without writing it down, and what is no argument or result of a function as it is.
 _WRITTEN = {"dot_general", "sort", "random_bits", "threefry2x32", "eigh", "svd"}
 
@@ -30,6 +28,8 @@ def size(count: float) -> str:
 
 def written(jaxpr: Any) -> int:
     """Bytes of the largest array that a program, or one within it, has to write down in passing."""
+    from jax.extend.core import jaxprs_in_params  # not above: files ask for memory too, and know nothing of jax
+
     largest = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name in _WRITTEN:
@@ -44,6 +44,8 @@ def held(jaxpr: Any) -> int:
 
     Programs within it count while they run. It is more than a compiler needs that writes down fewer, and not less.
     """
+    from jax.extend.core import jaxprs_in_params
+
     last = {var: k for k, equation in enumerate(jaxpr.eqns) for var in equation.invars if not hasattr(var, "val")}
     last |= {var: len(jaxpr.eqns) for var in jaxpr.outvars if not hasattr(var, "val")}
     now, most = 0, 0
