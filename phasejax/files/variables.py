@@ -19,33 +19,52 @@ from phasejax.files.schema import FORMAT_VERSION, STEP_AXES, refuse_newer
 T = TypeVar("T")
 _MAX_CHUNK = 4 * 2**20
 
-_thread = threading.RLock()
-_depth = 0
+
+class _Lock:
+    """One thread at a time, which is all that the netCDF library can bear; the same thread may hold it twice.
+
+    xarray has a lock of its own for the same reason, which is taken with it: files that others have opened are read under
+    that one. It is not enough, for xarray looks at what a file holds without it.
+    """
+
+    def __init__(self) -> None:
+        self._thread, self._depth = threading.RLock(), 0
+
+    def __enter__(self) -> bool:
+        self._thread.acquire()
+        if not self._depth:
+            NETCDF4_PYTHON_LOCK.acquire()
+        self._depth += 1
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            NETCDF4_PYTHON_LOCK.release()
+        self._thread.release()
+
+    def __reduce__(self) -> str:
+        return "_LOCK"
+
+
+_LOCK = _Lock()
 
 
 def alone(function: Callable[..., T]) -> Callable[..., T]:
-    """The function, for one thread at a time, which is all that the netCDF library can bear.
-
-    xarray has a lock of its own for the same reason, which it holds while it reads, though not while it opens.
-    """
+    """The function, while no other thread uses the netCDF library."""
 
     @functools.wraps(function)
     def locked(*arguments: Any, **named: Any) -> T:
-        global _depth
-        with _thread, NETCDF4_PYTHON_LOCK if not _depth else contextlib.nullcontext():
-            _depth += 1
-            try:
-                return function(*arguments, **named)
-            finally:
-                _depth -= 1
+        with _LOCK:
+            return function(*arguments, **named)
 
     return locked
 
 
+@alone
 def opened(path: Path) -> xr.Dataset:
     """A file as xarray opens it."""
-    with _thread:
-        return xr.open_dataset(path, engine="netcdf4")
+    return xr.open_dataset(path, engine="netcdf4", lock=_LOCK)
 
 
 class DamagedError(Exception):
