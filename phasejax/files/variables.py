@@ -30,18 +30,28 @@ class _Lock:
     def __init__(self) -> None:
         self._thread, self._depth = threading.RLock(), 0
 
-    def __enter__(self) -> bool:
-        self._thread.acquire()
-        if not self._depth:
-            NETCDF4_PYTHON_LOCK.acquire()
+    def acquire(self, blocking: bool = True) -> bool:
+        """Take it, or say that another thread has it."""
+        if not self._thread.acquire(blocking):
+            return False
+        if not self._depth and not NETCDF4_PYTHON_LOCK.acquire(blocking):
+            self._thread.release()
+            return False
         self._depth += 1
         return True
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Give it back once."""
         self._depth -= 1
         if not self._depth:
             NETCDF4_PYTHON_LOCK.release()
         self._thread.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def __reduce__(self) -> str:
         return "_LOCK"
