@@ -353,7 +353,7 @@ def _observe(when: When, view: View, observables: tuple[Observable, ...], on: Pl
     if when == "once":
         return _sharded("observe once", lambda tasks: _each(on, lambda task: _of_task(observables, task), tasks),
                         on, [_TASK])  # fmt: skip
-    dynamics = any("level_dynamics" in observable.needs for observable in observables)
+    needs = frozenset(need for observable in observables for need in observable.needs)
 
     def of_shard(state: State, tasks: Task, cells: Cells, step: Array, window: Array) -> dict[str, Array]:
         def of_seed(together: int, state: State, task: Task) -> dict[str, Array]:
@@ -361,7 +361,7 @@ def _observe(when: When, view: View, observables: tuple[Observable, ...], on: Pl
             initial = jax.vmap(lambda which, number: view.initial(task, which, number))(numbered, cells.starts)
 
             def of_cell(state: State, numbers: dict[str, Array], start: Array) -> dict[str, Array]:
-                student = view.student(state, initial[start], task, numbers, step, window, dynamics)
+                student = view.student(state, initial[start], task, numbers, step, window, needs)
                 return {o.name: o.of(student, task) for o in observables}
 
             return _grouped(together, of_cell, state, cells.numbers, cells.start)

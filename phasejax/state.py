@@ -151,6 +151,8 @@ class Student(NamedTuple):
     """Of X = W W^T, ascending, (n_l,), one a trained matrix."""
     dynamics: dict[str, Any]
     """`LevelDynamics` on the test inputs by layer, where an observable chosen needs "level_dynamics"."""
+    curvature: Any
+    """`Curvature` on training samples, where an observable chosen needs "curvature"; else empty."""
     numbers: dict[str, Array]
     """The numbers of its cell: sigma_w, learning_rate, ..."""
     step: Array

@@ -21,6 +21,8 @@ MADE_OF = {
 """What a reference has in place of what a run has to make it of."""
 LEVEL_DYNAMICS = ("K_S", "V_S", "D_S", "restoring")
 """What a file has only of trained layers with more than one node: a single level has no spacing."""
+BY_NAME = ("sharpness", "noise_sharpness", "stability", "teacher_sharpness", "teacher_noise_sharpness")
+"""What is recorded only where it is asked for by name."""
 
 
 class RunError(Exception):
@@ -133,7 +135,8 @@ def require(dataset: xr.Dataset, *names: str) -> None:
             raise RunError(f"The file lacks the variable {name + own * (name in LEVEL_DYNAMICS)}, "
                            "which its experiment records: the run is not whole.")  # fmt: skip
         variable = dataset[name if name in dataset else name + own]
-        over = {"seed", *axes} if {*STEPS} & {*variable.dims} else {"seed"} if name.startswith("target") else {"step"}
+        alone = {"seed"} if name.startswith(("target", "teacher")) else {"step"}
+        over = {"seed", *axes} if {*STEPS} & {*variable.dims} else alone
         if name in dataset.data_vars and (variable.dtype.kind not in "bfiu" or not over <= {*variable.dims}):
             raise RunError(f"The variable {variable.name} of the file is not as a run has it: the run is not whole.")
 
@@ -163,7 +166,7 @@ def why_not_recorded(dataset: xr.Dataset, name: str) -> str:
         return f"{name} is not recorded: the network trains no matrix"
     asked = settings(dataset).get("observe", ["standard"])
     coordinate = name in ("temperature", "learning_rate", "sigma_w", "inverse_sigma_w", "step", "epoch", "seed")
-    if coordinate or {"standard", name, name + own} & set(asked):
+    if coordinate or {name, name + own} & set(asked) or ("standard" in asked and name not in BY_NAME):
         return ""
     return f"{name} is not recorded: it is not among what the run was asked to observe"
 

@@ -20,6 +20,8 @@ NEEDS: Mapping[str, str] = {
     "layers": "the network is not a phasejax.Network",
     "labels": "the targets are no labels of classes",
     "level_dynamics": "the network is not a phasejax.Network",
+    "temperature": "the optimizer defines no temperature",
+    "curvature": "",  # any network has one
 }
 """What an observable may need, and what is said where that is not there."""
 
@@ -49,7 +51,10 @@ class Observable:
     when: When = "records"
     """At every record, at whole decades of steps and the ends, at the two ends only, or once."""
     needs: tuple[str, ...] = ()
-    """What there must be: teacher, hidden (a hidden layer), layers (a `Network`), labels (of classes), level_dynamics."""
+    """What there must be: teacher, hidden (a hidden layer), layers (a `Network`), labels (of classes), temperature; and
+    what several share and is made for those who ask: level_dynamics, curvature."""
+    by_name: bool = False
+    """Recorded only where it is asked for by its name, for what it costs."""
     group: str = field(default="", compare=False)
     """Another name it goes by, that of its kind where there is one a layer."""
 
@@ -116,7 +121,8 @@ def choose(experiment: Experiment, standard: Sequence[Observable]) -> Chosen:
     for one in experiment.observe:
         if one == "standard":
             # What is standard for classes is not so for numbers, and need not be excused there.
-            asked += [found for found in standard if found.needs != ("labels",) or not _why_not(found, experiment)]
+            asked += [found for found in standard if not found.by_name
+                      and (found.needs != ("labels",) or not _why_not(found, experiment))]  # fmt: skip
         elif not isinstance(one, str):
             asked.append(_checked(one, experiment, standard))
         elif one in known or one in groups:
@@ -145,6 +151,8 @@ def _why_not(one: Observable, experiment: Experiment) -> str:
         "layers": ours,
         "labels": task.loss == "cross_entropy",
         "level_dynamics": ours,
+        "temperature": experiment.sgd.optimizer == "sgd",
+        "curvature": True,
     }
     return next((NEEDS[need] for need in one.needs if not there[need]), "")
 

@@ -15,6 +15,7 @@ from phasejax.network import Network, initial
 from phasejax.observables.gradient import mean_gradient
 from phasejax.observables.level_dynamics import READINGS
 from phasejax.observables.observable import Observable, When
+from phasejax.observables.stability import of_stability
 from phasejax.observables.student import norm
 from phasejax.state import Student, Task
 from phasejax.tasks import loss_of, mean_loss_of
@@ -125,7 +126,7 @@ def standard(network: Any, task: Any, weights: When = "decades") -> tuple[Observ
     own += [one for name in matrices for one in _of_matrix(name, suffix(name, matrices))]
     if isinstance(network, Network):
         own += [one for name in matrices if shapes[name][0] > 1 for one in _of_levels(name, suffix(name, matrices))]
-    return (*general, *own)
+    return (*general, *own, *of_stability(network, loss))
 
 
 def _drawn(network: Any) -> Callable[[], dict[str, Array]]:

@@ -1,6 +1,6 @@
 """One student as observables see it, made from its slice of the State (Eqs 2.2-2.6, 3.3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ from jax import Array
 from phasejax import seed
 from phasejax.kernels import linalg
 from phasejax.network import Network
+from phasejax.observables import stability
 from phasejax.observables.level_dynamics import LevelDynamics, level_dynamics
 from phasejax.state import State, Student, Task, Weights
 from phasejax.tasks import loss_of
@@ -73,7 +74,14 @@ class View(NamedTuple):
         return found.u[self.network.readout].T, found.entering[self.network.readout].T, found
 
     def student(
-        self, state: State, initial: Array, task: Task, numbers: dict[str, Array], step: Array, window: Array, dynamics: bool
+        self,
+        state: State,
+        initial: Array,
+        task: Task,
+        numbers: dict[str, Array],
+        step: Array,
+        window: Array,
+        needs: Set[str],
     ) -> Student:
         """One student from its slice of the State.
 
@@ -84,13 +92,13 @@ class View(NamedTuple):
             numbers: its cell's.
             step: updates done.
             window: updates since the mark.
-            dynamics: whether the level dynamics are wanted, which need eigenvectors.
+            needs: what the observables chosen need: level dynamics and curvature are made for them alone.
         """
         layers = task.frozen | state.weights
         outputs, features, samples = self._on_test(layers, task)
         matrices = {name: w for name, w in state.weights.items() if w.ndim == 2}
         coefficients: dict[str, LevelDynamics] = {}
-        if dynamics and samples:
+        if "level_dynamics" in needs and samples:
             found = {name: linalg.left_singular(w) for name, w in matrices.items()}
             values = {name: value for name, (value, _) in found.items()}
             for name, (_, basis) in found.items():
@@ -119,6 +127,9 @@ class View(NamedTuple):
             diverged_step=jnp.where((state.diverged_step < 0) & ~finite, step, state.diverged_step),
             eigenvalues={name: value**2 for name, value in values.items()},
             dynamics=coefficients,
+            curvature=(
+                stability.of_student(self.network, loss_of(self.task), state.weights, task) if "curvature" in needs else ()
+            ),
             numbers=numbers,
             step=step,
         )

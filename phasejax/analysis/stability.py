@@ -1,0 +1,100 @@
+"""The temperature above which SGD cannot stay at a solution, from the curvature there, and what students do about it."""
+
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from phasejax.analysis.run import RunError, grid_axes, require, settings
+from phasejax.analysis.statistics import crossings, log10, sound
+
+At = Literal["teacher", "start"]
+
+
+def stability_edge(dataset: xr.Dataset, at: At = "teacher") -> xr.DataArray:
+    """T_0 = 2 / (q + (B_eff - 1) lambda), B_eff = B (1 - mu) / (1 + mu): where s = 2, in units of the temperature.
+
+    Args:
+        dataset: a run that recorded teacher_sharpness and teacher_noise_sharpness, or sharpness and noise_sharpness.
+        at: at the teacher's weights, or where students start.
+
+    Returns:
+        (seed,), or (sigma_w, seed) and whatever else of the grid the start or momentum depends on.
+
+    Raises:
+        NotRecordedError: the run has not recorded them.
+        RunError: its optimizer defines no temperature.
+    """
+    run = settings(dataset)
+    if run["sgd"]["optimizer"] != "sgd":
+        raise RunError("The run has no temperature, for its optimizer is not sgd.")
+    if at == "teacher":
+        require(dataset, "teacher_sharpness", "teacher_noise_sharpness")
+        sharpness, noise_sharpness = dataset.teacher_sharpness, dataset.teacher_noise_sharpness
+    else:
+        require(dataset, "sharpness", "noise_sharpness")
+        # Students of cells that begin alike have one curvature.
+        start = run.get("start", {})
+        kept = start.get("along", ["sigma_w"])
+        others = {axis: 0 for axis in grid_axes(dataset) if axis in dataset.dims and axis not in kept}
+        sharpness, noise_sharpness = (dataset[name].sel(step=0, drop=True).isel(others, drop=True)
+                                      for name in ("sharpness", "noise_sharpness"))  # fmt: skip
+    momentum = dataset.coords.get("momentum", 0.0)
+    effective = run["sgd"]["batch_size"] * (1 - momentum) / (1 + momentum)
+    bound = (noise_sharpness + (effective - 1) * sharpness).astype(float)
+    # What nothing depends on is never unstable.
+    edge = 2 / bound.where(bound > 0, np.where(bound == 0, 0.0, np.nan))
+    return edge.rename("stability_edge").assign_attrs(
+        long_name=f"temperature of the stability edge at the {at}, T_0 = 2 / (q + (B_eff - 1) lambda)", units="1"
+    )
+
+
+def relative(values: xr.DataArray, edge: xr.DataArray, ratios: Any) -> xr.DataArray:
+    """Values at given T / T_0, each seed's by its own T_0, interpolated in log T.
+
+    Args:
+        values: (..., temperature, seed), of what is smooth in log T.
+        edge: (seed,), T_0.
+        ratios: values of T / T_0.
+
+    Returns:
+        `values` with `relative_temperature` in place of the temperature; NaN where that is not among the run's.
+    """
+    values = values.sortby("temperature")
+    there = np.log(values.temperature.values)
+    at = xr.DataArray(np.asarray(ratios, float), dims="relative_temperature", name="relative_temperature")
+    at = at.assign_coords(relative_temperature=at.values)
+    wanted = np.log(at * edge)
+    within = (wanted >= there[0]) & (wanted <= there[-1])
+    place = xr.apply_ufunc(lambda at: np.interp(at, there, np.arange(there.size)), wanted)
+    low = np.minimum(np.floor(place).astype(int), max(there.size - 2, 0))
+    seed = xr.DataArray(np.arange(values.sizes["seed"]), dims="seed")
+    below, above = (values.isel(temperature=np.minimum(k, there.size - 1), seed=seed) for k in (low, low + 1))
+    below, above = (part.drop_vars(["temperature", "learning_rate"], errors="ignore") for part in (below, above))
+    part = place - low
+    return xr.where(part > 0, below + part * (above - below), below).where(within)
+
+
+def lost(dataset: xr.Dataset) -> xr.DataArray:
+    """The temperature above which students that started near a solution are farther from it than then: (step, seed).
+
+    Where the test loss is what it was at step 0, lowest in T; it needs no level to be chosen. NaN where there is none.
+    """
+    require(dataset, "test_loss")
+    # What grew beyond all numbers is far away.
+    loss = dataset.test_loss.astype(float).where(dataset.diverged_step.sel(step=dataset.step) < 0, np.inf)
+    loss = loss.where(loss.notnull(), np.inf)
+    grown = log10(np.minimum(loss, 1e30)) - log10(loss.sel(step=0, drop=True))
+    return crossings(grown, 0.0, "temperature", rising=True).min("crossing")
+
+
+def transition(dataset: xr.Dataset, level: xr.DataArray | float) -> xr.DataArray:
+    """T_c, where the logarithm of the test loss rises through a level, highest in T: (step, seed). NaN where it does not.
+
+    Args:
+        dataset: a run along temperature.
+        level: of the loss itself.
+    """
+    require(dataset, "test_loss")
+    loss = log10(sound(dataset, dataset.test_loss))
+    return crossings(loss - np.log10(level), 0.0, "temperature", rising=True).max("crossing")
