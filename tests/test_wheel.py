@@ -58,7 +58,11 @@ def test_it_does_everything_without_a_compiler(wheel, tmp_path):
 
     home = tmp_path / "home"
     home.mkdir()
-    alone = {"PATH": str(fresh / "bin"), "HOME": str(home), "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
+    alone = {
+        "PATH": str(fresh / "bin"),
+        "HOME": str(home),
+        "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
+    }
 
     def phasejax(*arguments):
         done = run(fresh / "bin" / "phasejax", *arguments, cwd=home, **alone)

@@ -85,6 +85,8 @@ def _measured(
         return [measured(claim, data, last) if claim in alone else Verdict(claim, ABSENT, missing, last) for claim in claims]
     runs = members(data)
     several = len(runs) > 1
-    found = [replace(one, member=name if several else "") for name in runs for one in _measured(runs[name], alone, step, done)]
+    found = [
+        replace(one, member=name if several else "") for name in runs for one in _measured(runs[name], alone, step, done)
+    ]
     data, longest = each(data, lambda run: until(run, step)), max(int(run.step[-1]) for run in runs.values())
     return [*(measured(claim, data, longest) for claim in claims if claim.over == "study"), *found]

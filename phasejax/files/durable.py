@@ -90,7 +90,7 @@ class Lock(NamedTuple):
                              "written; see what is there, or choose another --out.")  # fmt: skip
 
     def tell(self, words: str) -> None:
-        """Say to who looks, in a second line, how far this process is; what was said before goes, and nothing rests on it."""
+        """Say to who looks, in a second line, how far this process is; what it said before goes, and nothing rests on it."""
         with contextlib.suppress(OSError):
             self.file.truncate(len(_me().encode()))
             self.file.write(f"{words}\n")

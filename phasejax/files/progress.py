@@ -15,7 +15,6 @@ from phasejax.files.reading import finished, read_experiment
 from phasejax.files.state import read_header
 from phasejax.files.variables import DamagedError
 
-
 COLUMNS = ("run", "students", "step", "of", "done", "records", "written", "student-steps/s", "time left", "")
 
 

@@ -1,7 +1,7 @@
 """C++ kernels for CPUs, compiled on first use by a compiler found on the machine, and registered with `jax.ffi`.
 
-The libraries go to the user's cache (`cache`), each under a name that says what it was made from and for, and ends with the SHA-256 of
-its bytes. One is loaded only from a folder that nobody else may write to, if it is what its name says.
+The libraries go to the user's cache (`cache`), each under a name that says what it was made from and for, and ends with the
+SHA-256 of its bytes. One is loaded only from a folder that nobody else may write to, if it is what its name says.
 """
 
 import contextlib

@@ -16,7 +16,7 @@ _MOST_KEPT = 2**28
 
 
 def folder() -> pathlib.Path | None:
-    """The user's cache folder, for nobody else to read or write; None where it is a link, another's, or cannot be written."""
+    """The user's cache folder, for nobody else to read or write; None where it is a link or another's, or takes nothing."""
     with contextlib.suppress(OSError, RuntimeError):
         found = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "phasejax"
         return _private(found)
@@ -38,7 +38,7 @@ def keep_programs() -> None:
     """Let JAX keep the programs that it compiles from now on; to be called before it compiles anything.
 
     They lie in a folder of this user alone, for JAX runs what it finds there, and of this CPU and jaxlib, for it looks at
-    neither closely enough. Where an entry cannot be used it is compiled again. A folder that the user has named to JAX stays.
+    neither closely enough. What cannot be used is compiled again. A folder that the user has named to JAX stays.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
