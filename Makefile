@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # Where there is an NVIDIA GPU, JAX comes with what it needs to use it.
 EXTRAS := dev$(if $(shell command -v nvidia-smi 2>/dev/null),$(,)cuda)
 
-.PHONY: help resumed paper-figures benchmark notebook test test-long test-slurm browser lint format clean
+.PHONY: help resumed paper-figures benchmark docs notebooks test test-long test-slurm browser lint format clean
 .DELETE_ON_ERROR:
 # Not even make may delete a run because the command that made it failed or was stopped.
 .PRECIOUS: runs/%.nc
@@ -29,8 +29,11 @@ benchmark: $(READY) ## measure student-steps per second on this machine, beside 
 	$(BIN)/python -m experiments.benchmark
 	$(BIN)/python -m experiments.networks
 
-notebook: $(READY) ## run notebooks/quickstart.ipynb and keep its outputs in it
-	$(BIN)/jupyter execute --inplace notebooks/quickstart.ipynb
+docs: $(READY) ## make a site of docs/ and the docstrings, build/site/index.html; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/site
+
+notebooks: $(READY) ## run notebooks/*.ipynb (minutes) and keep their outputs in them
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 test: $(READY) ## run the tests (minutes)
 	$(BIN)/python -m pytest -m "not long"

@@ -63,7 +63,7 @@ class Experiment:
     start: Any = field(default_factory=FromDraw)
     """`FromDraw`, `FromTeacher` or `FromRun`."""
     observe: tuple[Any, ...] = ("standard",)
-    """What is recorded: names of observables, "standard" for all of the package's, or `Observable`s of one's own."""
+    """What is recorded: names of observables, "standard" for all of the package's, or an `Observable` of one's own."""
     precision: Precision = "float32"
     """Floating-point type of training and observables."""
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -47,6 +47,19 @@ def bar(**options: Any) -> Any:
         from tqdm.auto import tqdm
 
     return tqdm(file=_Heard(), **options)
+
+
+def counted(what: str, total: int, show: bool | None = None) -> Any:
+    """A bar of so many pieces of work, gone when they are done; None shows it where somebody looks on."""
+    hidden = show is False or not watched()
+    return bar(total=total, desc=what, leave=False, disable=hidden, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}")
+
+
+@contextlib.contextmanager
+def doing(what: str, show: bool | None = None) -> Iterator[None]:
+    """Say what is done while it is, where somebody looks on: what lasts longer than a moment is to be seen at once."""
+    with bar(desc=what, leave=False, disable=show is False or not watched(), bar_format="{desc} ..."):
+        yield
 
 
 def watched() -> bool:

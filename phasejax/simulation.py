@@ -39,7 +39,7 @@ from phasejax.kernels.build import stand_ins
 from phasejax.kernels.linalg import used_for
 from phasejax.observables import Observable
 from phasejax.observables.standard import standard
-from phasejax.progress import bar, say, watched
+from phasejax.progress import bar, doing, say, watched
 from phasejax.provenance import commit, compiled_by, device_name, versions
 from phasejax.schedule import Stop
 from phasejax.starts import FromRun
@@ -113,7 +113,7 @@ def simulate(
 
     pieces = slabs.plan(out, experiment, shard and Shard(*shard), resume, overwrite)
     if not pieces:
-        return slabs.finish(out, shard is None)
+        return slabs.finish(out, shard is None, progress)
     experiment.require_resolved()
     folder, _ = paths(out)
     progress = watched() if progress is None else progress
@@ -121,9 +121,10 @@ def simulate(
     with settings_of(experiment), _on_ctrl_c(interrupted) as asked:
         chosen = observables.choose(experiment, standard(experiment.network, experiment.task, experiment.schedule.weights))
         trained_by, passed_over = engines.choose(experiment, engine, on)
-        identity = identify(experiment, trained_by, chosen.observables, on)
         if progress:
             say(f"engine {trained_by.name} on {device_name(on)}. {passed_over}".strip())
+        with doing("tracing", progress):
+            identity = identify(experiment, trained_by, chosen.observables, on)
         attributes = _attributes(experiment, trained_by.name, on, identity, chosen.left_out)
         said: set[str] = set()
         for piece in pieces:
@@ -132,11 +133,14 @@ def simulate(
             given = None
             if isinstance(experiment.start, FromRun):
                 given = reading.weights_to_start_from(experiment.start, piece.experiment)
-            advance = trained_by.advance(piece.experiment, on)
-            training = Training(piece.experiment, advance, chosen.observables, on, given, identity.programs)
-            space = _space(piece.experiment, *training.ensemble.check(piece.experiment, chosen.observables))
+            with doing("compiling", progress):
+                advance = trained_by.advance(piece.experiment, on)
+                training = Training(piece.experiment, advance, chosen.observables, on, given, identity.programs)
+                space = _space(piece.experiment, *training.ensemble.check(piece.experiment, chosen.observables))
             for sentence in set(stand_ins()) - said:
                 said.add(sentence)
+                if progress and sentence.partition(" could not be built: ")[2] in passed_over:
+                    continue  # it has just been said
                 words = f"{sentence}. Slower code of the libraries takes its place."
                 say(words) if progress else warnings.warn(words, stacklevel=2)
             if piece.out != folder:
@@ -155,8 +159,8 @@ def simulate(
                     files.take_over(piece.source)
                     checkpoint = files.latest()
                 _Run(training, files, checkpoint, progress, checkpoint_seconds, asked).to_the_end()
-                files.consolidate()
-    return slabs.finish(out, shard is None)
+                files.consolidate(progress)
+    return slabs.finish(out, shard is None, progress)
 
 
 def all_devices() -> Sequence[Any]:
@@ -306,6 +310,7 @@ class _Run:
 
     def _breathe(self, last: bool = False) -> None:
         """Between calls: write a checkpoint when it is time, stop if asked to, and show how far it is."""
+        self._files.tell(self._training.step, self._speed())
         leaving = not last and self._interrupted()
         if leaving or last or time.monotonic() - self._saved > self._checkpoint_seconds:
             self._commit()

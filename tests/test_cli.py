@@ -204,7 +204,7 @@ def test_an_optimizer_of_ones_own_from_the_command_line(own):
     # What it is called is known to none of these.
     going = command("status", "clip", cwd=own)
     assert (going.returncode, going.stderr) == (0, "")
-    assert going.stdout.splitlines()[1] == "Not recorded: test_accuracy (the targets are no labels of classes)."
+    assert going.stdout.splitlines()[2] == "Not recorded: test_accuracy (the targets are no labels of classes)."
     assert "was not cut" in command("merge", "clip", cwd=own).stderr
     refused = command("run", "--resume", "clip", cwd=own)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
@@ -220,7 +220,7 @@ def test_an_optimizer_of_ones_own_from_the_command_line(own):
         assert (data.attrs["axes"], data.sizes["clip"], float(data.sigma_w)) == ("learning_rate clip", 2, 1.0)
         assert "temperature" not in data.coords
     finished = command("status", "clip", cwd=own)
-    assert [line.split(":")[0] for line in finished.stdout.splitlines()] == ["clip.nc", "Not recorded"]
+    assert [line.split()[0] for line in finished.stdout.splitlines()] == ["run", "clip.nc", "Not"]
     refused = command("figures", "clip.nc", cwd=own)
     assert (refused.returncode, len(refused.stderr.splitlines()), refused.stdout) == (2, 1, "")
     assert "select one clip first" in refused.stderr
@@ -425,6 +425,18 @@ def test_a_second_signal_ends_at_once():
         finally:
             process.kill()
     assert (process.returncode, "a second signal ends at once" in error) == (130, True), error
+
+
+@pytest.mark.parametrize("asked", ["status", "merge", "figures", "compare", "explore", "study", "run --resume"])
+def test_somebody_who_looks_on_is_told_at_once_what_is_done(asked, tmp_path, monkeypatch, capsys):
+    from phasejax import progress
+    from phasejax.cli import main
+
+    monkeypatch.setattr(progress, "watched", lambda: True)
+    with pytest.raises(SystemExit) as leave:
+        main([*asked.split(), str(tmp_path / "missing")])
+    told, _, refused = capsys.readouterr().err.partition("...")
+    assert (leave.value.code, "missing" in told, "missing" in refused) == (2, True, True)
 
 
 def test_commands_have_names():

@@ -17,9 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import skip_without_compiler
 
+import phasejax as pj
 from phasejax.kernels import build, linalg
+from phasejax.kernels import cache as kept
 from phasejax.kernels.samples import end_rows, products
 
 KERNEL = b'extern "C" int phasejax_answer() { return 42; }'
@@ -175,6 +178,7 @@ def test_a_torn_library_stops_no_process(tmp_path):
         import jax.numpy as jnp
 import numpy as np
         from phasejax.kernels import build, linalg
+from phasejax.kernels import cache as kept
         print(build.target("linalg.cc", "left_singular", "float32"), linalg.left_singular(2 * jnp.eye(3))[0].tolist())
         """
     outputs = []
@@ -302,7 +306,7 @@ def test_a_command_that_is_no_compiler_is_a_sentence(monkeypatch, tmp_path):
     (tmp_path / "text").chmod(0o755)
     assert "text could not be run: " in refusal(monkeypatch, str(tmp_path / "text"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert refusal(monkeypatch, " ").startswith("no C++ compiler was found (set CXX")
+    assert refusal(monkeypatch, " ").startswith("no C++ compiler was found (install one")
 
 
 @pytest.mark.usefixtures("without_kernels")
@@ -393,7 +397,7 @@ def test_a_folder_without_room_is_a_sentence(monkeypatch):
 
 
 @pytest.mark.usefixtures("without_kernels")
-def test_what_stands_in_for_a_kernel_is_told_once_a_source(monkeypatch, tmp_path):
+def test_what_stands_in_for_a_kernel_is_told_once_a_reason(monkeypatch, tmp_path):
     def use_all():
         for n in (3, 4):
             u = jnp.ones((n, 5))
@@ -406,9 +410,7 @@ def test_what_stands_in_for_a_kernel_is_told_once_a_source(monkeypatch, tmp_path
         jax.jit(lambda u: linalg.left_singular(u)).trace(jnp.ones((3, 5)))
     assert build.stand_ins() == (), "a name needs nothing to stand in for it"
     use_all()
-    assert build.stand_ins() == tuple(
-        f"{source} could not be built: {command} failed: error: it is Sunday" for source in ("linalg.cc", "samples.cc")
-    )
+    assert build.stand_ins() == (f"linalg.cc and samples.cc could not be built: {command} failed: error: it is Sunday",)
     monkeypatch.undo()
     if build.stand_ins():
         pytest.skip("there is no compiler")
@@ -416,3 +418,62 @@ def test_what_stands_in_for_a_kernel_is_told_once_a_source(monkeypatch, tmp_path
     monkeypatch.setattr(build, "_stand_ins", {name: ("samples.cc", "no")})
     products(jnp.ones((4, 5)), jnp.ones((4, 5)))
     assert build.stand_ins() == (), "what has been built since needs nothing to stand in for it"
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Where JAX keeps its programs, once asked to by a process whose user has not named a folder."""
+    home, named = use(tmp_path / "home", monkeypatch), jax.config.values["jax_compilation_cache_dir"]
+    least = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield lambda: (kept.keep_programs(), jax.config.values["jax_compilation_cache_dir"], home)[1:]
+    jax.config.update("jax_compilation_cache_dir", named)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+
+
+def test_programs_are_kept_for_one_user_and_one_kind_of_cpu(programs, monkeypatch):
+    found, home = programs()
+    assert list(home.iterdir()) == [pathlib.Path(found)]
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (home, pathlib.Path(found))] == [0o700, 0o700]
+    assert programs()[0] == found, "a folder that has been named stays"
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(kept, "_machine", lambda: "another")
+    assert programs()[0] not in (None, found)
+
+
+def test_a_folder_of_programs_of_somebody_elses_is_not_used(programs):
+    found = pathlib.Path(programs()[0])
+    jax.config.update("jax_compilation_cache_dir", None)
+    found.rename(found.with_name("kept"))
+    found.symlink_to("kept")
+    assert programs()[0] is None
+
+
+def test_programs_that_are_others_or_too_many_go(programs, monkeypatch):
+    found = pathlib.Path(programs()[0])
+    for k, name in enumerate("abcd"):
+        (found / name).write_bytes(bytes(100))
+        os.utime(found / name, (k, k))
+    other_owner(found / "d")
+    monkeypatch.setattr(kept, "_MOST_KEPT", 350)
+    jax.config.update("jax_compilation_cache_dir", None)
+    programs()
+    assert sorted(path.name for path in found.iterdir()) == ["b", "c"]
+
+
+@pytest.mark.long
+def test_what_a_command_compiled_is_found_by_the_next(tmp_path):
+    own = {name: of for name, of in os.environ.items() if not name.startswith("JAX_")} | {"XDG_CACHE_HOME": str(tmp_path)}
+    asked = "run --grid.temperature 0.25 --grid.sigma-w 1 --grid.seeds 2 --schedule.steps 20 --observe test_loss --out"
+    told, entries = [], []
+    for name in ("one", "two"):
+        done = subprocess.run(
+            [sys.executable, "-m", "phasejax", *asked.split(), name], capture_output=True, text=True, cwd=tmp_path, env=own
+        )
+        assert done.returncode == 0, done.stderr
+        told.append(done.stderr)
+        entries.append({path.name for path in tmp_path.glob("phasejax/programs-*/*-cache")})
+    assert told[0] == told[1], "what cannot be used costs time only"
+    assert entries[0] == entries[1] != set()
+    with pj.open(tmp_path / "one.nc") as one, pj.open(tmp_path / "two.nc") as two:
+        xr.testing.assert_identical(one.drop_attrs().load(), two.drop_attrs().load())

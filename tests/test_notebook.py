@@ -1,4 +1,4 @@
-"""The quickstart runs, and the outputs that stand in it are those of the source that stands in it."""
+"""The notebooks run, and the outputs that stand in them are those of the source that stands in them."""
 
 import copy
 import re
@@ -8,7 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-QUICKSTART = Path(__file__).parents[1] / "notebooks" / "quickstart.ipynb"
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+PICTURES = {"quickstart": 3, "your_network": 4, "batch_size": 1, "spectra": 3}
 _NUMBER = re.compile(r"\d[\d,]*\.?\d*(?:e[+-]?\d+)?")
 
 
@@ -25,10 +26,19 @@ def printed(cell):
     return "".join(output.text for output in cell.outputs if output.output_type == "stream")
 
 
-def test_the_quickstart_runs_and_says_what_it_said(tmp_path):
-    committed = nbformat.read(QUICKSTART, as_version=4)
+def test_all_of_them_are_here():
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(PICTURES)
+
+
+@pytest.mark.parametrize(
+    "name", ["quickstart", *(pytest.param(n, marks=pytest.mark.long) for n in PICTURES if n != "quickstart")]
+)
+def test_a_notebook_runs_and_says_what_it_said(name, tmp_path):
+    committed = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     assert [cell.execution_count for cell in code_cells(committed)] == list(range(1, len(code_cells(committed)) + 1))
-    assert sum(kind == ["image/png", "text/plain"] for cell in code_cells(committed) for kind in kinds(cell)) == 3
+    assert (
+        sum(kind == ["image/png", "text/plain"] for cell in code_cells(committed) for kind in kinds(cell)) == PICTURES[name]
+    )
     again = NotebookClient(copy.deepcopy(committed), timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
     for then, now in zip(code_cells(committed), code_cells(again), strict=True):
         assert kinds(then) == kinds(now)

@@ -11,6 +11,7 @@ from conftest import small
 
 import phasejax
 from phasejax import ExperimentError, Grid, StoreError, simulation
+from phasejax import progress as progress_bars
 from phasejax.cli import main
 from phasejax.files import folder, netcdf, slabs
 from phasejax.files.durable import held
@@ -57,10 +58,11 @@ def test_slabs_make_the_file_of_an_uncut_run(expected, tmp_path, capsys):
     assert "seeds-8-8 is not finished" in said(capsys, "merge", run)[1]
     code, words = said(capsys, "status", run)
     assert code == 0
-    assert [line.partition(": ")[0].rpartition("/")[2] for line in words.splitlines()] == [
-        "seeds-7-7.nc", "seeds-8-8", "seeds-9-10.nc"
-    ]  # fmt: skip
-    assert "nobody is writing" in words
+    heads, *rows, advice = words.splitlines()
+    assert heads.split()[:5] == ["run", "students", "step", "of", "done"]
+    assert [row.split()[0].rpartition("/")[2] for row in rows] == ["seeds-7-7.nc", "seeds-8-8", "seeds-9-10.nc"]
+    assert [row.endswith("nobody is writing") for row in rows] == [False, True, False]
+    assert "--resume" in advice
     phasejax.simulate(FOUR, run, shard=(1, 3), resume=True).close()
     code, words = said(capsys, "merge", run)
     assert (code, "run.nc" in words) == (0, True)
@@ -69,8 +71,20 @@ def test_slabs_make_the_file_of_an_uncut_run(expected, tmp_path, capsys):
     assert phasejax.Experiment.from_toml(merged.attrs["experiment"]) == FOUR
     assert [path.name for path in tmp_path.iterdir()] == ["run.nc"], "the slabs go when the file is whole"
     assert "is there already" in said(capsys, "merge", run)[1]
-    assert "finished, " in said(capsys, "status", run)[1]
+    records = str(len(FOUR.ladder.records()))
+    assert said(capsys, "status", run)[1].splitlines()[1].split()[-3:] == [records, records, "finished"]
     assert "finished already" in said(capsys, "run", "--resume", run, "--shard", "0/3")[1]
+
+
+def test_a_bar_shows_where_somebody_looks_on_how_far_a_file_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress_bars, "watched", lambda: True)
+    for index in range(2):
+        phasejax.simulate(FOUR, tmp_path / "run", shard=(index, 2), progress=False).close()
+    assert capsys.readouterr().err == ""
+    phasejax.merge(tmp_path / "run")
+    assert "merging:" in capsys.readouterr().err
+    phasejax.simulate(FOUR, tmp_path / "whole", progress=True).close()
+    assert "writing whole.nc:" in capsys.readouterr().err
 
 
 def test_an_uncut_run_goes_on_in_shards_and_in_other_shards(expected, tmp_path):

@@ -16,7 +16,7 @@ from conftest import small
 import phasejax
 from phasejax import Experiment, Grid, Schedule, StoreError
 from phasejax.files import durable, folder, layout, netcdf, reading, slabs, state
-from phasejax.files.progress import progress
+from phasejax.files.progress import progress, table
 
 
 def test_plain_xarray_reads_all_that_is_promised(finished):
@@ -117,6 +117,36 @@ def test_records_so_far_open_while_a_run_is_unfinished(finished, tmp_path, monke
     with xr.open_dataset(path) as expected:
         steps = {"step": so_far.step, "step_decades": so_far.step_decades, "step_ends": so_far.step_ends}
         xr.testing.assert_identical(so_far.drop_attrs(), expected.sel(steps).drop_attrs())
+
+
+def test_records_that_are_made_and_not_written_are_counted(finished, tmp_path):
+    experiment, _ = finished
+    seen = []
+    phasejax.simulate(experiment, tmp_path / "run", checkpoint_seconds=1e9,
+                      interrupted=lambda: seen.append(progress(tmp_path / "run"))).close()  # fmt: skip
+    records = experiment.ladder.records()
+    assert [one.records for one in seen] == [0] * len(seen)
+    assert [(one.step, one.made) for one in seen] == [
+        (stop.step, sum(record <= stop.step for record in records)) for stop in experiment.stops()[:-1]
+    ]
+    assert seen[-1].seconds_left is not None
+    assert len(table(seen[-2:]).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "told", ["", "{", "[]", "nan", '{"step": 1e999}', '{"step": 10, "speed": "fast"}', '{"step": -1}', "9" * 999]
+)
+def test_what_a_writer_says_of_itself_may_be_anything(finished, tmp_path, monkeypatch, told):
+    experiment, _ = finished
+    interrupted(experiment, tmp_path / "run", monkeypatch, 6)
+    before = progress(tmp_path / "run")
+    with durable.held(tmp_path / "run") as lock:
+        lock.tell(told)
+        assert progress(tmp_path / "run")._replace(owner="") == before
+        lock.tell('{"step": 60, "speed": 1.5, "at": 1e9}')
+        now = progress(tmp_path / "run")
+        assert (now.step, now.speed, now.made) == (60, 1.5, len(experiment.ladder.records()))
+        assert now.owner == before.owner or now.owner.startswith("process")
 
 
 def test_a_run_that_ends_while_it_is_opened_is_opened(finished, tmp_path, monkeypatch):

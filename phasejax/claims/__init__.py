@@ -1,6 +1,6 @@
 """Statements judged on runs: one rule (`judging`), what must not pass it (`nulls`), and verdicts in words (`writing`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import xarray as xr
@@ -25,6 +25,7 @@ from phasejax.claims.judging import (
 )
 from phasejax.claims.nulls import Null, at_start, mirrored, permuted
 from phasejax.claims.writing import write
+from phasejax.progress import counted
 
 __all__ = [
     "ABSENT",
@@ -61,19 +62,31 @@ def check(data: xr.Dataset | xr.DataTree, claims: Sequence[Claim], step: int | N
         ExperimentError: the step was not recorded.
         RunError: the file lacks a variable that its experiment records.
     """
-    return decide(_measured(data, claims, step))
+    judged = sum(len(members(data)) if claim.over == "run" else 1 for claim in claims)
+    with counted("claims", judged) as shown:
+        return decide(_measured(data, claims, step, shown.update))
 
 
-def _measured(data: xr.Dataset | xr.DataTree, claims: Sequence[Claim], step: int | None) -> list[Verdict]:
-    """The numbers of every claim, not decided on yet."""
+def _measured(
+    data: xr.Dataset | xr.DataTree, claims: Sequence[Claim], step: int | None, done: Callable[[], object]
+) -> list[Verdict]:
+    """The numbers of every claim, not decided on yet; says when it is done with one."""
+
+    def measured(claim: Claim, data: xr.Dataset | xr.DataTree, step: int) -> Verdict:
+        found = measure(claim, data, step)
+        done()
+        return found
+
     alone = [claim for claim in claims if claim.over == "run"]
     if isinstance(data, xr.Dataset):
         data = until(data, step)
         last = int(data.step[-1])
         missing = "It takes a study of several runs."
-        return [measure(claim, data, last) if claim in alone else Verdict(claim, ABSENT, missing, last) for claim in claims]
+        return [measured(claim, data, last) if claim in alone else Verdict(claim, ABSENT, missing, last) for claim in claims]
     runs = members(data)
     several = len(runs) > 1
-    found = [replace(one, member=name if several else "") for name in runs for one in _measured(runs[name], alone, step)]
+    found = [
+        replace(one, member=name if several else "") for name in runs for one in _measured(runs[name], alone, step, done)
+    ]
     data, longest = each(data, lambda run: until(run, step)), max(int(run.step[-1]) for run in runs.values())
-    return [*(measure(claim, data, longest) for claim in claims if claim.over == "study"), *found]
+    return [*(measured(claim, data, longest) for claim in claims if claim.over == "study"), *found]

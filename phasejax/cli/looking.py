@@ -12,6 +12,7 @@ import tyro
 from phasejax.arguments import parse
 from phasejax.cli.refusals import one_sentence
 from phasejax.experiment import Reading
+from phasejax.progress import doing
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,13 @@ class Explore:
 
 
 def status(argv: Sequence[str]) -> NoReturn:
-    """The command `status`: say how far a run is, a line for every slab of it. Arguments as on the command line."""
+    """The command `status`: say how far a run is, as a table with a line a slab. Arguments as on the command line."""
     with one_sentence():
         out = parse(Status, argv, "status").run
-        from phasejax.files.layout import has_states, paths, slabs_in, uncovered
-        from phasejax.files.progress import progress
-        from phasejax.files.reading import read_experiment
+        with doing(f"looking at {out}"):
+            from phasejax.files.layout import has_states, paths, slabs_in, uncovered
+            from phasejax.files.progress import progress, table
+            from phasejax.files.reading import read_experiment
 
         folder, file = paths(out)
         experiment = read_experiment(out)
@@ -80,12 +82,13 @@ def status(argv: Sequence[str]) -> NoReturn:
         if has_states(folder) or not parts:
             parts.append(out)
         found = [progress(part) for part in parts]
-        for part in found:
-            print(part)
+        print(table(found))
         if words := next(filter(None, (part.left_out for part in found)), ""):
             print(words)
         if lacking := uncovered(experiment.grid.labels, (part.experiment.grid.labels for part in found)):
             print(f"{lacking} of {experiment.grid.seeds} seeds have not been begun.")
+        elif any(not part.finished and not part.owner for part in found):
+            print(f"Where nobody is writing, python -m phasejax run --resume {shlex.quote(str(folder))} goes on.")
         elif not file.exists() and all(part.finished for part in found):
             print(f"All are finished: python -m phasejax merge {shlex.quote(str(folder))} makes one file of them.")
     sys.exit(0)
@@ -95,7 +98,8 @@ def merge(argv: Sequence[str]) -> NoReturn:
     """The command `merge`: one file of all slabs. Arguments as on the command line."""
     with one_sentence():
         out = parse(Merge, argv, "merge").run
-        from phasejax.files import slabs
+        with doing(f"looking at {out}"):
+            from phasejax.files import slabs
 
         print(f"Wrote {slabs.merge(out)}.")
     sys.exit(0)
@@ -105,15 +109,16 @@ def figures(argv: Sequence[str]) -> NoReturn:
     """The command `figures`: draw from a file. Arguments as on the command line."""
     with one_sentence():
         options = parse(Figures, argv, "figures")
-        from phasejax.figures import chosen
-        from phasejax.files.layout import paths
-        from phasejax.files.reading import load_run
-        from phasejax.studies import folder
+        with doing(f"reading {options.run}"):
+            from phasejax.figures import chosen
+            from phasejax.files.layout import paths
+            from phasejax.files.reading import load_run
+            from phasejax.studies import folder
 
-        out, paper = options.out or Path("figures") / paths(options.run)[0].name, folder.read_study("paper")
-        drawn = paper.figures if options.only is None else tuple(chosen(options.only, paper.figures))
-        for path in folder.report(load_run(options.run), out, drawn, paper.claims, step=options.at_step,
-                                  reading=options.reading):  # fmt: skip
+            out, paper = options.out or Path("figures") / paths(options.run)[0].name, folder.read_study("paper")
+            drawn = paper.figures if options.only is None else tuple(chosen(options.only, paper.figures))
+            run = load_run(options.run)
+        for path in folder.report(run, out, drawn, paper.claims, step=options.at_step, reading=options.reading):
             print(path)
     sys.exit(0)
 
@@ -122,14 +127,15 @@ def compare(argv: Sequence[str]) -> NoReturn:
     """The command `compare`: a run beside the reference. Arguments as on the command line."""
     with one_sentence():
         options = parse(Compare, argv, "compare")
-        from phasejax.analysis import comparison
-        from phasejax.figures import save
-        from phasejax.figures.comparison import deviations, table
-        from phasejax.files.layout import paths
-        from phasejax.files.reading import load_run
-        from phasejax.studies.reference import reference
+        with doing(f"comparing {options.run}"):
+            from phasejax.analysis import comparison
+            from phasejax.figures import save
+            from phasejax.figures.comparison import deviations, table
+            from phasejax.files.layout import paths
+            from phasejax.files.reading import load_run
+            from phasejax.studies.reference import reference
 
-        found = comparison.compare(load_run(options.run), reference("paper"))
+            found = comparison.compare(load_run(options.run), reference("paper"))
         print(table(found))
         for path in save(deviations(found), (options.out or Path("figures") / paths(options.run)[0].name) / "compare"):
             print(path)
@@ -140,10 +146,12 @@ def explore(argv: Sequence[str]) -> NoReturn:
     """The command `explore`: a page to click through a run. Arguments as on the command line."""
     with one_sentence():
         options = parse(Explore, argv, "explore")
-        from phasejax import explorer
-        from phasejax.files.layout import paths
-        from phasejax.studies.study import open_any
+        with doing(f"making the page of {options.run}"):
+            from phasejax import explorer
+            from phasejax.files.layout import paths
+            from phasejax.studies.study import open_any
 
-        out = options.out or Path("figures") / paths(options.run)[0].name / explorer.EXPLORER
-        print(explorer.explore(open_any(options.run)).save(out))
+            out = options.out or Path("figures") / paths(options.run)[0].name / explorer.EXPLORER
+            page = explorer.explore(open_any(options.run)).save(out)
+        print(page)
     sys.exit(0)

@@ -21,7 +21,7 @@ from phasejax.arguments import parse
 from phasejax.checks import ExperimentError, refuse
 from phasejax.cli.refusals import one_sentence
 from phasejax.experiment import PRESETS, Experiment
-from phasejax.progress import say
+from phasejax.progress import doing, say
 
 _TIMED_OUT = 124
 
@@ -85,8 +85,9 @@ def run(argv: Sequence[str]) -> NoReturn:
         options, experiment = _read_run(argv)
         out = options.resume or options.out or _default_out(options, experiment)
         seconds = _seconds(options.time_limit)
-        from phasejax.files import slabs
-        from phasejax.files.layout import paths
+        with doing(f"starting {out}"):
+            from phasejax.files import slabs
+            from phasejax.files.layout import paths
 
         shard = slabs.read_shard(options.shard) if options.shard else None
         if not slabs.plan(out, experiment, shard, options.resume is not None, options.overwrite):
@@ -106,9 +107,10 @@ def study(argv: Sequence[str]) -> NoReturn:
     with one_sentence():
         options = parse(StudyOptions, argv, "study")
         seconds = _seconds(options.time_limit)
-        from phasejax.files import slabs
-        from phasejax.files.layout import begun
-        from phasejax.studies import folder
+        with doing(f"reading {options.study}"):
+            from phasejax.files import slabs
+            from phasejax.files.layout import begun
+            from phasejax.studies import folder
 
         found = folder.read_study(options.study)
         asked = found.study
@@ -141,9 +143,10 @@ def study(argv: Sequence[str]) -> NoReturn:
 def _report(name: Path, out: Path, place: Path) -> None:
     """Draw and judge what is in a study's folder, in a process of its own."""
     with one_sentence():
-        from phasejax.studies import folder, open_study
+        with doing(f"reading {out}"):
+            from phasejax.studies import folder, open_study
 
-        study = folder.read_study(name)
+            study = folder.read_study(name)
         for path in folder.report(open_study(out), place, study.figures, study.claims, study.title, explored=True):
             print(path)
 
@@ -218,15 +221,18 @@ def _seconds(text: str | None) -> float:
 
 
 def _devices(name: str) -> Sequence[Any]:
-    """The JAX devices of this name."""
-    try:
-        import jax
-    except ValueError as error:  # settings in the environment that are none
-        raise ExperimentError(f"JAX cannot be started here: {error}.") from None
+    """The JAX devices of this name. In a process of the command line's own, JAX keeps what it compiles."""
+    with doing("starting JAX"):
+        try:
+            import jax
+        except ValueError as error:  # settings in the environment that are none
+            raise ExperimentError(f"JAX cannot be started here: {error}.") from None
 
-    from phasejax.simulation import all_devices
+        from phasejax.kernels import cache
+        from phasejax.simulation import all_devices
 
-    everything = all_devices()
+        cache.keep_programs()
+        everything = all_devices()
     if name == "auto":
         return everything
     try:

@@ -23,7 +23,7 @@ from PIL import Image
 from phasejax.analysis.run import RunError
 from phasejax.experiment import refuse
 from phasejax.figures.style import STYLE_SHEET, Draw, NotDrawable, SkippedWarning, file_name
-from phasejax.progress import bar, say, watched
+from phasejax.progress import counted, say
 
 __all__ = ["STYLE_SHEET", "NotDrawable", "chosen", "draw_all", "file_name", "save"]
 
@@ -73,7 +73,7 @@ def draw_all(
     # It finds matplotlib's own fonts too old, at every PDF.
     logging.getLogger("fontTools").setLevel(logging.ERROR)
     drawn, skipped = {}, []
-    with bar(total=2 * len(figures), desc="figures", unit="figure", leave=False, disable=not watched()) as shown:
+    with counted("figures", 2 * len(figures)) as shown:
         for draw in figures:
             name = file_name(draw)
             options: dict[str, Any] = {"reading": reading} if "reading" in inspect.signature(draw).parameters else {}

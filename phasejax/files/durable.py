@@ -89,6 +89,13 @@ class Lock(NamedTuple):
             raise StoreError(f"{self.folder} was removed or begun anew while this process was writing it: nothing more is "
                              "written; see what is there, or choose another --out.")  # fmt: skip
 
+    def tell(self, words: str) -> None:
+        """Say to who looks, in a second line, how far this process is; what it said before goes, and nothing rests on it."""
+        with contextlib.suppress(OSError):
+            self.file.truncate(len(_me().encode()))
+            self.file.write(f"{words}\n")
+            self.file.flush()
+
 
 @contextlib.contextmanager
 def held(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[Lock]:
@@ -131,7 +138,7 @@ def _take(lock: IO[str], folder: Path, how: int) -> str:
     lock.seek(0)
     before = shown(lock.readline(200).strip())
     lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.write(_me())
     lock.flush()
     return before
 
@@ -146,15 +153,24 @@ def _is_there(lock: IO[str]) -> bool:
 
 def owner(folder: Path) -> str:
     """The process that is writing a run, as words; empty if none is."""
+    return writer(folder)[0]
+
+
+def writer(folder: Path) -> tuple[str, str]:
+    """The process that is writing a run, and what it told last (`Lock.tell`); empty if none is, or it told nothing."""
     try:
         with open(folder / "lock", errors="replace") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return _named_in(lock)
+                return _named_in(lock), lock.readline(200)
     except OSError:
         pass
-    return ""
+    return "", ""
+
+
+def _me() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}\n"
 
 
 def refuse_if_written(folder: Path) -> None:

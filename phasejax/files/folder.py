@@ -2,9 +2,11 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import shlex
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -113,6 +115,10 @@ class Store:
         for _, old in states(self.folder)[_KEPT_STATES:]:
             old.unlink()
 
+    def tell(self, step: int, speed: float) -> None:
+        """Say where the run is, and how many steps a second it does, to who asks before the next commit."""
+        self._lock.tell(json.dumps({"step": step, "speed": float(f"{speed:.6g}"), "at": round(time.time(), 1)}))
+
     @contextlib.contextmanager
     def _segment(self, step: int) -> Iterator[Path]:
         """Where to write the records up to a step. Not all of a netCDF file has checksums of its own."""
@@ -188,8 +194,11 @@ class Store:
             netcdf.concatenate([file], temporary, self._of_a_segment(), seeds, rows=rows)
         self._save(checkpoint)
 
-    def consolidate(self) -> Path:
+    def consolidate(self, show: bool = False) -> Path:
         """Stream all segments into the finished file, with the state at the end, and remove the folder.
+
+        Args:
+            show: a progress bar, where somebody looks on.
 
         Returns:
             The finished file.
@@ -206,7 +215,7 @@ class Store:
         try:
             _verify(segments(self.folder), checkpoint)
             with atomically(self.file, self.folder, self._space) as temporary:
-                netcdf.concatenate(segments(self.folder), temporary, self._attributes, identity=self._identity)
+                netcdf.concatenate(segments(self.folder), temporary, self._attributes, identity=self._identity, show=show)
                 if lacking := netcdf.lacks(temporary, self._experiment):
                     raise DamagedError(f"{self.folder} lacks {lacking}")
                 header = {**self._of_a_state(), "step": checkpoint.step, "marked_step": checkpoint.marked_step}

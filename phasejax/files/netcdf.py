@@ -25,6 +25,7 @@ from phasejax.files.variables import (
     reading,
     values_of,
 )
+from phasejax.progress import counted
 
 if TYPE_CHECKING:
     from phasejax.observables import Observable
@@ -93,6 +94,7 @@ def concatenate(
     seeds: slice = slice(None),
     identity: str | None = None,
     rows: Mapping[str, Sequence[int]] | None = None,
+    show: bool = False,
 ) -> None:
     """Stream files whose records follow each other into one, compressed, a record at a time.
 
@@ -103,13 +105,14 @@ def concatenate(
         seeds: which of the seeds.
         identity: that of the run they are of.
         rows: the steps to keep, by step axis; all if None.
+        show: a progress bar, where somebody looks on.
 
     Raises:
         DamagedError: a source cannot be read or is of another run, or there is none.
     """
     if not sources:
         raise DamagedError(f"there are no records to make {target.name} of")
-    axes, sizes = set(STEP_AXES.values()), dict.fromkeys(STEP_AXES.values(), 0)
+    axes, sizes, work = set(STEP_AXES.values()), dict.fromkeys(STEP_AXES.values(), 0), 0
 
     def chosen(nc: netCDF4.Dataset, axis: str) -> list[int]:
         return [k for k, step in enumerate(nc[axis][:].tolist()) if rows is None or step in rows[axis]]
@@ -119,9 +122,15 @@ def concatenate(
             if identity is not None and ("identity" not in nc.ncattrs() or nc.getncattr("identity") != identity):
                 raise DamagedError(f"{source} has records of another run")
             for axis in axes:
-                sizes[axis] += len(chosen(nc, axis))
+                found = len(chosen(nc, axis))
+                sizes[axis] += found
+                work += found * sum(variable.dimensions[:1] == (axis,) for variable in nc.variables.values())
             kept = len(range(len(nc.dimensions["seed"]))[seeds])
-    with reading(sources[0]) as first, create_like(target, first, {**sizes, "seed": kept}, attributes) as made:
+    with (
+        counted(f"writing {target.name.removesuffix('.tmp')}", work, show) as shown,
+        reading(sources[0]) as first,
+        create_like(target, first, {**sizes, "seed": kept}, attributes) as made,
+    ):
         done, contents = dict.fromkeys(axes, 0), Contents()
         for source in sources:
             with reading(source) as nc:
@@ -133,6 +142,7 @@ def concatenate(
                             values = values_of(source, variable, of_source, *where[1:])
                             made[name][row + k] = values
                             contents.add(name, values)
+                            shown.update()
                     elif source is sources[0]:
                         values = values_of(source, variable, *where)
                         made[name][...] = values
@@ -144,7 +154,11 @@ def concatenate(
 
 @alone
 def merge(
-    sources: Sequence[Path], target: Path, attributes: Mapping[str, str], identify: Callable[[str], str] = str
+    sources: Sequence[Path],
+    target: Path,
+    attributes: Mapping[str, str],
+    identify: Callable[[str], str] = str,
+    show: bool | None = False,
 ) -> None:
     """Stream files that differ in their seeds into one, compressed, a record or an array of their states at a time.
 
@@ -153,6 +167,7 @@ def merge(
         target: the file to make.
         attributes: its global attributes.
         identify: gives the identity of the whole, from that of the run its parts are of.
+        show: a progress bar, where somebody looks on.
 
     Raises:
         DamagedError: a source cannot be read, or has other records, or another kind of state, than the first.
@@ -170,6 +185,8 @@ def merge(
         made = stack.enter_context(create_like(target, first, {"seed": seeds}, attributes))
         pairs = list(zip(sources, opened, strict=True))
         read, contents = [Contents() for _ in pairs], Contents()
+        pieces = {name: _pieces(variable) for name, variable in first.variables.items()}
+        shown = stack.enter_context(counted("merging", sum(map(len, pieces.values())), show))
         for name, variable in first.variables.items():
             if "seed" not in variable.dimensions:
                 for of_source, (source, nc) in zip(read, pairs, strict=True):
@@ -179,19 +196,26 @@ def merge(
                 contents.add(name, values)
                 continue
             axis = variable.dimensions.index("seed")
-            # By records where there are any, so that no more than one is held at a time.
-            for where in [(k,) for k in range(variable.shape[0])] if axis else [()]:
+            for where in pieces[name]:
                 parts = [values_of(source, nc[name], *where) for source, nc in pairs]
                 whole = np.concatenate(parts, axis - len(where))
                 made[name][where or ...] = whole
                 contents.add(name, whole)
                 for of_source, part in zip(read, parts, strict=True):
                     of_source.add(name, part)
+                shown.update()
         for of_source, (source, nc) in zip(read, pairs, strict=True):
             of_source.require(source, nc)
         made.setncattr("contents", str(contents))
         if any(_STATE in nc.groups for nc in opened):
             _merge_states(pairs, made, identify)
+
+
+def _pieces(variable: netCDF4.Variable) -> list[tuple[int, ...]]:
+    """Where to read what is to be joined: by records where there are any, so that no more than one is held at a time."""
+    if "seed" not in variable.dimensions:
+        return []
+    return [(k,) for k in range(variable.shape[0])] if variable.dimensions.index("seed") else [()]
 
 
 def _merge_states(

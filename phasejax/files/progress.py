@@ -1,17 +1,21 @@
 """How far a run is, in numbers and in words."""
 
 import contextlib
+import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from phasejax.experiment import Experiment
 from phasejax.files import netcdf
-from phasejax.files.durable import owner
+from phasejax.files.durable import writer
 from phasejax.files.layout import paths, segments, states
 from phasejax.files.reading import finished, read_experiment
 from phasejax.files.state import read_header
 from phasejax.files.variables import DamagedError
+
+COLUMNS = ("run", "students", "step", "of", "done", "records", "written", "student-steps/s", "time left", "")
 
 
 class Progress(NamedTuple):
@@ -21,29 +25,35 @@ class Progress(NamedTuple):
     """The finished file, or the folder."""
     experiment: Experiment
     step: int
-    """Of the newest state; 0 before the first."""
+    """Where the process is that is writing, else that of the newest state; 0 before the first."""
     records: int
+    """Those that are written."""
+    made: int
+    """The same, and those that the process has made since it wrote."""
     finished: bool
     owner: str
     """The process that is writing; empty if none is."""
     speed: float
-    """Steps per second when the newest state was written; 0 where it is not known."""
-    written: float
+    """Steps per second when the step was reached; 0 where it is not known."""
+    seen: float
     """When that was, seconds since 1970."""
 
-    def __str__(self) -> str:
-        """In a line."""
-        experiment, steps = self.experiment, self.experiment.schedule.steps
-        if self.finished:
-            return f"{self.out}: finished, {self.records} records of {experiment.students:,} students up to step {steps:,}."
-        share = self.step / steps if steps else 0.0
-        words = f"{self.out}: step {self.step:,} of {steps:,} ({100 * share:.1f} %), {self.records} records"
-        if not self.owner:
-            return f"{words}; nobody is writing, --resume goes on."
-        if self.speed:
-            left = max(0.0, (steps - self.step) / self.speed - (time.time() - self.written))
-            words += f"; {self.speed * experiment.students:.2e} student-steps/s, {_duration(left)} to go"
-        return f"{words}; {self.owner} is writing."
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to go; None where nobody is writing, or the speed is not known."""
+        if self.finished or not self.owner or not self.speed:
+            return None
+        return max(0.0, (self.experiment.schedule.steps - self.step) / self.speed - max(0.0, time.time() - self.seen))
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """A line of a table, under `COLUMNS`."""
+        steps, left = self.experiment.schedule.steps, self.seconds_left
+        share = self.step / steps if steps else 1.0
+        how = "finished" if self.finished else f"{self.owner} is writing" if self.owner else "nobody is writing"
+        speed = "" if left is None else f"{self.speed * self.experiment.students:.2g}"
+        return (str(self.out), f"{self.experiment.students:,}", f"{self.step:,}", f"{steps:,}", f"{100 * share:.1f} %",
+                f"{self.made}", f"{self.records}", speed, "" if left is None else _duration(left), how)  # fmt: skip
 
     @property
     def left_out(self) -> str:
@@ -68,19 +78,39 @@ def progress(out: str | Path) -> Progress:
     experiment = read_experiment(out)
     if finished(out, experiment):
         steps, records = experiment.schedule.steps, netcdf.count(file)
-        return Progress(file, experiment, steps, records, True, "", 0.0, file.stat().st_mtime)
-    step, speed, written = 0, 0.0, 0.0
+        return Progress(file, experiment, steps, records, records, True, "", 0.0, file.stat().st_mtime)
+    step, speed, seen = 0, 0.0, 0.0
     for step_of_state, path in states(folder):
         # A writer may be deleting it; any other damage is for --resume to find.
         with contextlib.suppress(OSError, TypeError, ValueError):
             if header := read_header(path):
-                speed, written, step = float(header["speed"]), path.stat().st_mtime, step_of_state
+                speed, seen, step = float(header["speed"]), path.stat().st_mtime, step_of_state
                 break
     records = 0
     for segment in segments(folder):
         with contextlib.suppress(DamagedError):
             records += netcdf.count(segment)
-    return Progress(folder, experiment, step, records, False, owner(folder), speed, written)
+    owner, told = writer(folder)
+    made = records
+    with contextlib.suppress(TypeError, ValueError, KeyError, OverflowError):
+        now = json.loads(told)
+        if step <= int(now["step"]) <= experiment.schedule.steps:
+            step, speed, seen = int(now["step"]), float(now["speed"]), float(now["at"])
+            # It says where it is; what it had recorded by then follows.
+            made = sum(stop.record and stop.step <= step for stop in experiment.stops())
+    return Progress(folder, experiment, step, records, max(made, records), False, owner, speed, seen)
+
+
+def table(found: Sequence[Progress]) -> str:
+    """How far runs are, a line each under a line of `COLUMNS`."""
+    rows = [COLUMNS, *(one.row for one in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    words = len(COLUMNS) - 1
+    return "\n".join(
+        "  ".join(cell.ljust(width) if k in (0, words) else cell.rjust(width) for k, (cell, width) in
+                  enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    )  # fmt: skip
 
 
 def _duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,15 +149,17 @@ def plan(
     return pieces
 
 
-def finish(out: str | Path, whole: bool) -> xr.Dataset:
+def finish(out: str | Path, whole: bool, progress: bool | None = None) -> xr.Dataset:
     """Open a run that has been trained, merging its slabs first if the whole of it was.
+
+    With `progress` as of `merge`.
 
     Raises:
         StoreError: as `merge`, or what is in the file's place is not that run, whole.
     """
     folder, file = paths(out)
     if whole and not finished(out, read_experiment(out)):
-        merge(out)
+        merge(out, progress)
     elif whole and folder.exists() and not owner(folder):
         # Left by a process that died when the file was whole, which is seen before the folder goes.
         try:
@@ -168,8 +171,12 @@ def finish(out: str | Path, whole: bool) -> xr.Dataset:
     return open_run(out)
 
 
-def merge(out: str | Path) -> Path:
+def merge(out: str | Path, progress: bool | None = None) -> Path:
     """Make the one file of a run whose slabs are all finished, and remove them.
+
+    Args:
+        out: the run, `runs/paper`.
+        progress: show a progress bar on standard error; None does so in terminals and notebooks.
 
     Returns:
         The file.
@@ -210,7 +217,8 @@ def merge(out: str | Path) -> Path:
         joined["created"] = max((str(found["created"]) for found in attributes if "created" in found), default="")
         try:
             with atomically(file, folder) as temporary:
-                netcdf.merge(list(done.values()), temporary, joined, lambda run: identity_of(run, experiment.grid.labels))
+                whole = partial(identity_of, labels=experiment.grid.labels)
+                netcdf.merge(list(done.values()), temporary, joined, whole, progress)
         except DamagedError as error:
             raise StoreError(f"{error}: delete it, and --resume {folder} trains it again.") from None
         discard_slabs(folder)

@@ -1,7 +1,7 @@
 """C++ kernels for CPUs, compiled on first use by a compiler found on the machine, and registered with `jax.ffi`.
 
-The libraries go to the user's cache, each under a name that says what it was made from and for, and ends with the SHA-256 of
-its bytes. One is loaded only from a folder that nobody else may write to, if it is what its name says.
+The libraries go to the user's cache (`cache`), each under a name that says what it was made from and for, and ends with the
+SHA-256 of its bytes. One is loaded only from a folder that nobody else may write to, if it is what its name says.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ from collections.abc import Callable, Hashable
 from typing import Any, BinaryIO, TypeVar
 
 import jax
+
+from phasejax.kernels import cache
 
 T = TypeVar("T")
 
@@ -84,7 +86,7 @@ def _compiler() -> tuple[str, ...]:
     for command in commands:
         if command and shutil.which(command[0]):
             return tuple(command)
-    where = f"by CXX, which is {named}" if named else "(set CXX, or put c++, g++ or clang++ on PATH)"
+    where = f"by CXX, which is {named}" if named else "(install one, apt install g++ for instance, or name it with CXX)"
     raise BuildError(f"no C++ compiler was found {where}")
 
 
@@ -136,24 +138,6 @@ def _toolchain(compiler: tuple[str, ...]) -> tuple[list[str], bytes]:
 @functools.cache
 def _private_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="phasejax-")  # held by the cache until the process ends
-
-
-def _folder() -> pathlib.Path:
-    """The user's cache folder, or a private one where that is a link, somebody else's, or cannot be written."""
-    with contextlib.suppress(OSError, RuntimeError):
-        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "phasejax"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _is_ours(folder, stat.S_ISDIR):
-            folder.chmod(0o700)  # what others left there before is told by its owner
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-    return pathlib.Path(_private_folder().name)
-
-
-def _is_ours(path: pathlib.Path, of_kind: Callable[[int], bool]) -> bool:
-    """Whether what is there, itself and no link to it, is of a kind and belongs to this user."""
-    found = path.lstat()
-    return of_kind(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _is_sound(library: pathlib.Path) -> bool:
@@ -250,8 +234,11 @@ def with_target(
 
 
 def stand_ins() -> tuple[str, ...]:
-    """A sentence for each source that something stands in for in this process, with the reason."""
-    return tuple(f"{source} could not be built: {reason}" for source, reason in sorted(set(_stand_ins.values())))
+    """A sentence for the sources that something stands in for in this process, for each reason."""
+    sources: dict[str, list[str]] = {}
+    for source, reason in sorted(set(_stand_ins.values())):
+        sources.setdefault(reason, []).append(source)
+    return tuple(f"{' and '.join(of)} could not be built: {reason}" for reason, of in sources.items())
 
 
 @_once
@@ -277,7 +264,7 @@ def _library(compiler: tuple[str, ...], source: str, defines: tuple[str, ...]) -
     command = [*command, *defines]
     key = "\0".join([*command, platform.machine(), platform.processor(), importlib.metadata.version("jaxlib")]).encode()
     name = f"{_stem(source, defines)}-{hashlib.sha256(text + macros + key).hexdigest()[:32]}"
-    folder = _folder()
+    folder = cache.folder() or pathlib.Path(_private_folder().name)
     found = next(filter(_is_sound, folder.glob(f"{name}-*.so")), None)
     return found or _build([*command, "-x", "c++", "-"], text, folder, name)
 

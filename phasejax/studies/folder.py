@@ -23,6 +23,7 @@ from phasejax.explorer import EXPLORER, explore
 from phasejax.figures import draw_all, page
 from phasejax.figures.style import Draw
 from phasejax.files.durable import staged
+from phasejax.progress import doing
 from phasejax.studies.study import Study
 
 _HOME = resources.files("phasejax.studies")
@@ -116,7 +117,8 @@ def report(
         files = [*drawn, *(write(verdicts, data, temporary, step) if claims else ())]
         if explored:
             try:
-                files.append(explore(data).save(temporary / EXPLORER))
+                with doing("explorer"):
+                    files.append(explore(data).save(temporary / EXPLORER))
             except ExperimentError as reason:  # it is not installed
                 print(reason, file=sys.stderr)
         there = EXPLORER if any((place / EXPLORER).exists() for place in (temporary, Path(folder))) else ""
