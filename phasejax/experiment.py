@@ -237,7 +237,7 @@ class Experiment:
     @property
     def ladder(self) -> Ladder:
         """When to look, and at what learning rate to train."""
-        return Ladder(self.schedule, self.epoch_steps)
+        return Ladder(self.schedule, self.epoch_steps, self.sgd.batch_size)
 
     def stops(self) -> list[Stop]:
         """The ladder of stops, ascending from step 0."""

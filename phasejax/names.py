@@ -53,6 +53,11 @@ def use(path: str | Path, instead: bool = False) -> ModuleType:
     return module
 
 
+def known(module: ModuleType) -> ModuleType:
+    """Let `module:attribute` name what a module of the package defines, as `use` does for a file."""
+    return _used.setdefault(module.__name__, module)
+
+
 def is_reference(value: object) -> bool:
     """Whether a value is written as `module:attribute`."""
     return isinstance(value, str) and re.fullmatch(r"[^\s:]+:[^\s:]+", value) is not None and value.isprintable()

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from phasejax.checks import number, one_of, part, refuse, sequence, set_fields, whole
 
-# Epochs shorter than this many steps are joined into one block, so that a call is always worth its overhead.
-_STEPS_PER_CALL = 1000
+# Epochs shorter than this many steps are joined into one block, so that a call is always worth its overhead; but no more
+# samples than this, for a block's are all held at once, and large batches are worth it sooner.
+_STEPS_PER_CALL, _SAMPLES_PER_CALL = 1000, 2**16
 
 
 @part("schedule")
@@ -109,11 +110,14 @@ class Ladder(NamedTuple):
     schedule: Schedule
     epoch: int
     """Updates per epoch, D // B."""
+    batch: int = 1
+    """Samples per update B."""
 
     @property
     def block(self) -> int:
         """Updates whose batches are made at once: an epoch, or several where an epoch is very short."""
-        return self.epoch * max(1, _STEPS_PER_CALL // self.epoch)
+        steps = min(_STEPS_PER_CALL, _SAMPLES_PER_CALL // self.batch)
+        return self.epoch * max(1, steps // self.epoch)
 
     def records(self) -> list[int]:
         """The steps at which records are taken, ascending: 0, about `records_per_decade` per decade, and the last.

@@ -5,7 +5,7 @@ Where it is an absence that is claimed, the run is one in which what should be a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -15,15 +15,17 @@ from phasejax.analysis.run import each
 
 @dataclass(frozen=True)
 class Null:
-    """A run, or every run of a study, changed so that what is claimed cannot be there."""
+    """A run, every run of a study, or its tree, changed so that what is claimed cannot be there."""
 
     words: str
     """What was done to it."""
     change: Callable[[Any], Any]
+    over: Literal["run", "study"] = "run"
+    """What is changed: runs, one by one, or a study's tree."""
 
     def of(self, data: Any) -> Any:
         """The changed run or tree."""
-        if isinstance(data, xr.DataTree):
+        if isinstance(data, xr.DataTree) and self.over == "run":
             return each(data, self.change)
         return self.change(data)
 

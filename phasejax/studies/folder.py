@@ -52,9 +52,13 @@ def read_study(name: str | Path) -> StudyFolder:
         ExperimentError: there is none, or its study.toml is wrong.
     """
     if str(name) in BUILT_IN:
-        study = Study.from_toml((_HOME / str(name) / "study.toml").read_text("utf-8"), f"study {name}")
-        modules = [importlib.import_module(f"phasejax.studies.{name}.{part}") for part in ("figures", "claims")]
-        return StudyFolder(str(name), study, *map(_declared, modules, ("FIGURES", "CLAIMS"), (_is_figure, _is_claim)))
+        home = _HOME / str(name)
+        stems = sorted(
+            str(one.name)[:-3] for one in home.iterdir() if one.name.endswith(".py") and one.name != "__init__.py"
+        )
+        modules = {stem: names.known(importlib.import_module(f"phasejax.studies.{name}.{stem}")) for stem in stems}
+        study = Study.from_toml((home / "study.toml").read_text("utf-8"), f"study {name}")
+        return StudyFolder(str(name), study, *_drawn_and_said(modules))
     folder = Path(name)
     if not (folder / "study.toml").is_file():
         raise ExperimentError(
@@ -62,9 +66,7 @@ def read_study(name: str | Path) -> StudyFolder:
         )
     with _importable(folder):
         modules = {path.stem: names.use(path, instead=True) for path in sorted(folder.glob("*.py"))}
-    figures = _declared(modules.get("figures"), "FIGURES", _is_figure)
-    claims = _declared(modules.get("claims"), "CLAIMS", _is_claim)
-    return StudyFolder(folder.resolve().name, Study.read(folder / "study.toml"), figures, claims)
+    return StudyFolder(folder.resolve().name, Study.read(folder / "study.toml"), *_drawn_and_said(modules))
 
 
 def report(
@@ -132,6 +134,12 @@ def _parts(data: Any, runs: dict[str, xr.Dataset], figures: tuple[Draw, ...]) ->
         yield "", data, [draw for draw in figures if draw.over == "study"]
     for name, run in runs.items():
         yield name if len(runs) > 1 else "", run, [draw for draw in figures if draw.over == "run"]
+
+
+def _drawn_and_said(modules: dict[str, ModuleType]) -> tuple[tuple[Draw, ...], tuple[Claim, ...]]:
+    """What the files of a study declare."""
+    figures = _declared(modules.get("figures"), "FIGURES", _is_figure)
+    return figures, _declared(modules.get("claims"), "CLAIMS", _is_claim)
 
 
 def _declared(module: ModuleType | None, name: str, declared: Callable[[ModuleType, Any], bool]) -> tuple[Any, ...]:

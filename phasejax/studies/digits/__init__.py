@@ -1,0 +1,1 @@
+"""Handwritten digits in the plane of temperature and initial disorder."""

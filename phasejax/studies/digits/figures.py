@@ -1,0 +1,105 @@
+"""What is drawn of it."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from phasejax.analysis.run import members
+from phasejax.analysis.spectrum import marchenko_pastur
+from phasejax.analysis.statistics import final
+from phasejax.figures.maps import draw_map
+from phasejax.figures.style import (
+    TWO_COLUMNS,
+    NotDrawable,
+    Scale,
+    cell_label,
+    figure,
+    new_figure,
+    training_length,
+)
+from phasejax.studies.digits.levels import RANDOM, edge, outliers, scale_of, shape
+
+WORDS = {"labels": "labels", "shuffled": "shuffled labels"}
+
+
+def _members(tree: xr.DataTree) -> dict[str, xr.Dataset]:
+    runs = members(tree)
+    if missing := [name for name in WORDS if name not in runs]:
+        raise NotDrawable(f"the study has no member {missing[0]}")
+    return {name: runs[name] for name in WORDS}
+
+
+@figure(
+    needs=["test_accuracy", "train_loss", "eigenvalues"],
+    caption=(
+        "The plane of temperature and inverse disorder for handwritten digits (top) and for the same images with shuffled "
+        "labels (bottom): test accuracy, training loss, and how many levels stand off: of W1 off its own bulk, of W2 off "
+        "that of the start"
+    ),
+    over="study",
+)
+def planes(tree: xr.DataTree) -> Figure:
+    """Accuracy, loss and outliers over the plane, for labels and for shuffled ones."""
+    runs = _members(tree)
+    panels: dict[str, tuple[Scale, tuple[float, float] | None]] = {
+        "test accuracy": ("linear", (0.0, 1.0)), "training loss": ("log", (1e-4, 10.0)),
+        "outliers of $W^{(1)}$": ("linear", (0.0, 12.0)), "outliers of $W^{(2)}$": ("linear", (0.0, 10.0)),
+    }  # fmt: skip
+    drawn, axes = new_figure(TWO_COLUMNS, 4.0, 2, len(panels), sharex=True, sharey=True)
+    for row, (name, run) in zip(axes, runs.items(), strict=True):
+        values = (run.test_accuracy, run.train_loss, *(outliers(run, layer) for layer in RANDOM))
+        for ax, (label, (scale, limits)), of in zip(row, panels.items(), values, strict=True):
+            mesh = draw_map(ax, final(run, of), scale=scale, limits=limits)
+            if name == "shuffled":
+                drawn.colorbar(mesh, ax=list(axes[:, list(panels).index(label)]), label=label, location="bottom")
+            ax.set_title(WORDS[name] if ax is row[0] else "")
+            ax.label_outer()
+    drawn.suptitle(training_length(runs["labels"]), fontsize=8)
+    return drawn
+
+
+def best(run: xr.Dataset) -> dict[str, int]:
+    """The cell of the highest mean accuracy at the end."""
+    accuracy = final(run, run.test_accuracy).mean("seed").fillna(0.0)
+    return {str(axis): int(index) for axis, index in dict(accuracy.argmax(...)).items()}  # pyright: ignore
+
+
+@figure(
+    needs=["test_accuracy", "eigenvalues"],
+    caption=(
+        "Levels of both layers in the cell of the highest accuracy, at the start (grey) and at the end, all seeds; lines: "
+        "Marchenko and Pastur's density of the start (grey) and of a bulk with the median level of the end (orange); "
+        "dotted: the edge that counts"
+    ),
+    over="study",
+)
+def spectra(tree: xr.DataTree) -> Figure:
+    """Spectra of both layers beside random ones, for labels and for shuffled ones."""
+    runs = _members(tree)
+    at = best(runs["labels"])
+    drawn, axes = new_figure(TWO_COLUMNS, 4.0, 2, len(RANDOM), sharex="col")
+    for row, (name, whole) in zip(axes, runs.items(), strict=True):
+        run = whole.isel(at)
+        for ax, (layer, of) in zip(row, RANDOM.items(), strict=True):
+            levels = run[f"eigenvalues_{layer}"]
+            first, last = (levels.isel(step=k).values.ravel() for k in (0, -1))
+            bins = np.geomspace(min(first.min(), last.min()), max(first.max(), last.max()) * 1.1, 40)
+            ax.hist(first, bins, density=True, color="0.85", label="start")
+            ax.hist(last, bins, density=True, histtype="step", color="C0", label="end")
+            x, (nodes, inputs) = np.geomspace(bins[0], bins[-1], 800), shape(run, layer)
+            for name_of, colour in (("start", "0.4"), ("bulk", "C1")):
+                if name_of in ("start", of):
+                    scale = scale_of(run, layer, name_of)
+                    scale = float(scale.isel(step=-1).mean("seed") if "step" in scale.dims else scale)
+                    density = marchenko_pastur(x, np.sqrt(scale), nodes / inputs)
+                    ax.plot(x, np.where(density > 0, density, np.nan), color=colour)
+                if name_of == of:
+                    ax.axvline(edge(nodes, inputs) * scale, color=colour, linestyle=":")
+            count = float(outliers(run, layer).isel(step=-1).mean("seed"))
+            ax.set(xscale="log", yscale="log", title=f"{WORDS[name]}, $W^{{({layer})}}$: {count:.1f} outliers")
+            if name == "shuffled":
+                ax.set_xlabel("level of $WW^T$")
+        row[0].set_ylabel("density")
+    axes[0, 0].legend()
+    drawn.suptitle(f"{cell_label(run)}\n{training_length(runs['labels'])}", fontsize=8)
+    return drawn

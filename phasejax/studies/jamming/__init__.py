@@ -1,0 +1,1 @@
+"""Is the jammed phase a phase, or slow dynamics?"""
