@@ -46,7 +46,7 @@ from phasejax.starts import FromRun
 from phasejax.training import Training, settings_of
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "xarray", "netCDF4")
-# A call is cut so that it ends after about this long: nothing that is asked of a run waits longer.
+# Calls are cut so that one ends about so long after it was begun: nothing that is asked of a run waits longer.
 _CALL_SECONDS = 3.0
 
 
@@ -262,6 +262,7 @@ class _Run:
         self._stops = [stop for stop in training.experiment.stops() if checkpoint is None or stop.step > training.step]
         self._began_at, self._began, self._saved = training.step, time.monotonic(), time.monotonic()
         self._steps_per_call = 1
+        self._running: tuple[int, float, jax.Array | None] = (0, 0.0, None)
         self._records: list[tuple[int, dict[str, jax.Array]]] = []
         steps = training.experiment.schedule.steps
         self._bar = bar(total=steps, initial=training.step, unit="step", disable=not (progress and watched()))
@@ -298,15 +299,19 @@ class _Run:
             self._breathe(last=stop is self._stops[-1])
 
     def _call(self, step: int) -> None:
-        """Train towards `step`, for as long as a call may take."""
-        began = time.monotonic()
+        """Train towards `step`, for as long as a call may take, and wait for the call before.
+
+        So a device has the next call while the host does what is due after the last one.
+        """
         self._whole = False
+        began = time.monotonic()
         steps = self._training.call(min(step - self._training.step, self._steps_per_call))
-        jax.block_until_ready(self._training.state.loss_sum)
         # Steps that end at a stop are whole once what is due there is done.
         self._whole = self._training.step < step
+        (before, since, ended), self._running = self._running, (steps, began, self._training.ended())
+        jax.block_until_ready(ended)
         # What a student does does not depend on where its steps are cut into calls, so the clock may decide.
-        self._steps_per_call = max(1, int(steps * _CALL_SECONDS / max(time.monotonic() - began, 1e-9)))
+        self._steps_per_call = max(1, int(before * _CALL_SECONDS / (time.monotonic() - since)))
 
     def _breathe(self, last: bool = False) -> None:
         """Between calls: write a checkpoint when it is time, stop if asked to, and show how far it is."""

@@ -120,6 +120,10 @@ class Training:
         self._now = (state, self.step + steps)
         return steps
 
+    def ended(self) -> Array:
+        """A number that is there once the last call has ended: the next one uses up the buffers of the state itself."""
+        return _first(self.state.diverged_step)
+
     def train_to(self, step: int) -> None:
         """Train until so many updates are done, and wait for it."""
         while self.step < step:
@@ -165,3 +169,8 @@ class Training:
             placed.append(self.ensemble.place(filled))
         self._now = (jax.tree.unflatten(jax.tree.structure(self.state), placed), step)
         self.marked_step = marked_step
+
+
+@jax.jit
+def _first(array: Array) -> Array:
+    return array.ravel()[0]

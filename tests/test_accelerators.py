@@ -62,7 +62,7 @@ CALLS = {"cuda": {"__gpu$xla.gpu.triton"}, "tpu": set()}
 @pytest.mark.parametrize(
     ("experiment", "platform"),
     [
-        pytest.param(DESK, "cuda", id="desk-cuda"),
+        pytest.param(DESK, "cuda", id="desk-cuda", marks=pytest.mark.long),
         pytest.param(DESK, "tpu", id="desk-tpu", marks=pytest.mark.long),
         pytest.param(TEN_OUTPUTS, "cuda", id="ten outputs-cuda", marks=pytest.mark.long),
         pytest.param(TEN_OUTPUTS, "tpu", id="ten outputs-tpu", marks=pytest.mark.long),

@@ -119,6 +119,7 @@ def test_a_layer_that_starts_at_a_scale_of_its_own_has_its_own_bound():
     assert boundaries.converged(four_times).equals(boundaries.converged(data.assign_attrs(experiment=scaled)))
 
 
+@pytest.mark.long
 def test_jamming_line_is_where_side_peaks_appear():
     """Those of this teacher ensemble vanish near 1/sigma_W = 0.68, not at sqrt 2, whatever the grid's resolution."""
     grid = Grid(temperature=(1.0,), sigma_w=tuple(2.0 ** (k / 4) for k in range(5)), seeds=60)

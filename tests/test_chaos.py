@@ -71,6 +71,7 @@ ORDERS = ["cyclic", *(pytest.param(order, marks=pytest.mark.long) for order in (
 PRECISIONS = ["float32", pytest.param("float64", marks=pytest.mark.long)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_kernel_has_equal_distributions_where_training_is_chaotic(order, precision):
@@ -85,6 +86,7 @@ def test_the_gpu_kernel_has_them_too(order, precision):
     agree(ends("pallas", precision, order), reference(precision, order))
 
 
+@pytest.mark.long
 def test_a_learning_rate_off_by_a_fifth_is_seen():
     other = ends(temperature=tuple(1.2 * t for t in CHAOTIC))
     assert {"test_loss", "eigenvalues", "gradient_norm"} & rejected(other, reference("float32", "cyclic"))

@@ -269,6 +269,7 @@ def test_a_claim_that_fails_at_the_papers_length_differs(ideal, key):
     assert "times shorter" not in verdict.reason
 
 
+@pytest.mark.long
 def test_shorter_training_needs_a_trend(ideal):
     early = ideal.sel(step=STEPS[STEPS <= 100_000])
     found = claims.check(early, paper.CLAIMS)
@@ -362,6 +363,7 @@ def test_other_systems_are_not_in_this_run(ideal, tmp_path, parts, reason):
     assert ABSENT in page.index_page(tmp_path, run, found, [], (), "A run").read_text("utf-8")
 
 
+@pytest.mark.long
 def test_other_grids_keep_what_they_have(ideal):
     one = verdicts(ideal.sel(sigma_w=[0.125]))
     assert one["loss_jump"] == one["growth_fig6"] == one["initial_spread"] == AGREES

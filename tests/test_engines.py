@@ -10,6 +10,7 @@ from conftest import COLD, small
 
 from phasejax import Experiment, ExperimentError, Grid, Network, Schedule, Sgd, TeacherStudent, engines
 from phasejax.engines import pallas
+from phasejax.network import ACTIVATIONS
 from phasejax.training import Training
 
 ENGINES = ("autodiff", "native", "pallas")
@@ -170,7 +171,7 @@ def test_auto_takes_the_fastest_that_applies_and_says_why_not():
         engines.choose(small(), "magic", jax.devices())
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.long)])
 def test_momentum_and_adam_are_optaxs(optimizer):
     import optax
 
@@ -202,7 +203,11 @@ def test_momentum_and_adam_are_optaxs(optimizer):
 
 
 @pytest.mark.parametrize(
-    "activation", ["tanh", "relu", "gelu", "erf", "sigmoid", "sin", "identity", ("tanh", "relu", "sin", "gelu")]
+    "activation",
+    [
+        *(pytest.param(name, marks=pytest.mark.long) for name in ACTIVATIONS),
+        ("tanh", "relu", "sin", "gelu"),
+    ],
 )
 def test_any_depth_activation_and_layers_train(activation):
     network = Network((3, 6, 5, 5, 6, 2), activation)

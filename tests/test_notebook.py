@@ -30,9 +30,8 @@ def test_all_of_them_are_here():
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(PICTURES)
 
 
-@pytest.mark.parametrize(
-    "name", ["quickstart", *(pytest.param(n, marks=pytest.mark.long) for n in PICTURES if n != "quickstart")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", PICTURES)
 def test_a_notebook_runs_and_says_what_it_said(name, tmp_path):
     committed = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     assert [cell.execution_count for cell in code_cells(committed)] == list(range(1, len(code_cells(committed)) + 1))
