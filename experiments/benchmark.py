@@ -19,6 +19,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -232,7 +233,7 @@ def measure(quick: bool, say: Any) -> dict[str, Any]:
     rate = statistics.median(fastest["rate"])
 
     say("start")
-    start = _start(1 if quick else 5)
+    start = _start(*((1, ["quick"]) if quick else (5, ["quick", "desk"])))
     say("records")
     records = _records(experiment, devices, rate, 1 if quick else rounds, seconds)
     growth, memory = _growth(experiment, devices, quick, 2 if quick else 5, seconds, say)
@@ -410,13 +411,39 @@ def _gpu_peak(devices: Sequence[Any]) -> tuple[float | None, str]:
     )
 
 
-def _start(rounds: int) -> dict[str, Any]:
-    """What the name of a run costs at its start, in so many fresh processes."""
-    command = [sys.executable, "-c", "from experiments import benchmark; print(benchmark.naming())"]
+_TO_FIRST_STEP = """
+import sys, tempfile, time
+import phasejax as pj
+asked = []
+def third_time():
+    # At the record of step 0, with the first call under way, and once it has been waited for.
+    asked.append(time.time())
+    return len(asked) == 3
+with tempfile.TemporaryDirectory() as folder:
+    try:
+        pj.simulate(sys.argv[1], folder + "/run", interrupted=third_time, progress=False)
+    except pj.Interrupted:
+        print(asked[-1] - float(sys.argv[2]))
+"""
+
+
+def _start(rounds: int, presets: Sequence[str]) -> dict[str, Any]:
+    """What the name of a run costs at its start, and how long its first step takes to come, in fresh processes."""
     # Beside this process, which has most of a GPU's memory.
     env = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    said = [subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True) for _ in range(rounds)]
-    return {"naming_seconds": [float(done.stdout) for done in said]}
+
+    def seconds(code: str, *arguments: str, **more: str) -> float:
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=env | more, stdout=subprocess.PIPE, text=True, check=True)
+        return float(done.stdout)
+
+    name = "from experiments import benchmark; print(benchmark.naming())"
+    first_step = {}
+    for preset in presets:
+        with tempfile.TemporaryDirectory() as cache:  # nothing is compiled yet the first time
+            times = range(1 + rounds)
+            first_step[preset] = [seconds(_TO_FIRST_STEP, preset, str(time.time()), XDG_CACHE_HOME=cache) for _ in times]
+    return {"naming_seconds": [seconds(name) for _ in range(rounds)], "first_step_seconds": first_step}
 
 
 def _nvidia_smi(query: str) -> str | None:
@@ -537,6 +564,11 @@ def tables(result: dict[str, Any]) -> str:
     )
     if start := result.get("start"):  # older files have none
         lines.append(f"\nA run is named at its start in {statistics.median(start['naming_seconds']):.2f} s (desk preset).")
+        lines += [
+            f"\nFrom the command to the first step of {preset}: {first:.1f} s on a machine that has compiled nothing yet, "
+            f"{statistics.median(again):.1f} s from the second time on."
+            for preset, (first, *again) in start.get("first_step_seconds", {}).items()
+        ]
     if projection := result["projection"]:
         lines.append(
             f"\nThe paper preset, projected from {projection['steps']:,} steps of {projection['students']:,} students in "

@@ -71,6 +71,7 @@ def test_it_says_what_machine_it_was_and_what_the_work_costs(quick):
     records = result["records"]
     assert records["occasions"]["records"]["times"] > records["occasions"]["decades"]["times"] > 0
     assert 0 < result["start"]["naming_seconds"][0] < 60
+    assert all(seconds > 0 for seconds in result["start"]["first_step_seconds"]["quick"])
     assert records["share"] == pytest.approx(records["seconds"][0] / records["training_seconds"][0])
 
 
