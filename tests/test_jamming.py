@@ -80,7 +80,9 @@ def test_students_in_the_flow_do_what_the_closed_form_says():
         teacher, readout = np.array(task.teacher["1"][0], float), float(task.teacher["2"][0, 0])
         for k, sigma in enumerate(sigmas):
             start = np.array(run.weights[0, 0, k, seed, 0], float)
-            flow = solve_ivp(lambda _, w: readout**2 * drift(w, teacher), (0, 1000), start, t_eval=measured.values.ravel())
+            flow = solve_ivp(
+                lambda _, w, a=readout, b=teacher: a**2 * drift(w, b), (0, 1000), start, t_eval=measured.values.ravel()
+            )
             expected = [product(w, start) / np.sqrt(product(w, w) * product(start, start)) for w in flow.y.T]
             found = relaxation.series(run).C.isel(learning_rate=0, sigma_w=k, seed=seed)
             assert np.abs(found - expected).max() < 0.05, (seed, sigma)
