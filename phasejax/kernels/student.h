@@ -71,6 +71,10 @@ constexpr int rows_of(int extent) {
   return REGISTERS == 32 && SAMPLES == 4 && extent % 5 == 0 ? 5 : std::min(REGISTERS / 2 / SAMPLES, 8);
 }
 
+// A single output of weights that stay is summed while its features are made, and multiplies the slopes where they are
+// read: neither features nor what goes back need be put down.
+constexpr bool DIRECT = LAST == FIRST + 1 && OUTPUTS == 1 && !IS_TRAINED[LAST] && (PLAIN || BATCH <= 4);
+
 INLINE Vec widened(Vec x) { return x; }
 INLINE Vec widened(Real x) { return splat(x); }
 
@@ -117,16 +121,23 @@ INLINE void begin(Vec (&u)[ROWS][COUNT], int i, int b, const Given<Number>& give
 }
 
 // Puts down what u, rows i .. and samples b .. of layer L, comes to.
-template <int L, int ROWS, int COUNT>
-INLINE void settle(Block& block, const Vec (&u)[ROWS][COUNT], int i, int b) {
+template <int L, int ROWS, int COUNT, class Number>
+INLINE void settle(Block& block, const Vec (&u)[ROWS][COUNT], int i, int b, const Given<Number>& given) {
   UNROLL for (int row = 0; row < ROWS; ++row) {
     UNROLL for (int k = 0; k < COUNT; ++k) {
       if constexpr (L == LAST) {
         block.slopes<L>()[i + row][b + k] = u[row][k];
       } else {
         Vec slope;
-        block.features<L>()[i + row][b + k] = std::tuple_element_t<L, Activations>::apply(u[row][k], slope);
-        if constexpr (L >= FIRST) block.slopes<L>()[i + row][b + k] = slope;
+        const Vec feature = std::tuple_element_t<L, Activations>::apply(u[row][k], slope);
+        if constexpr (DIRECT && L + 1 == LAST) {
+          const Number w = given.frozen[LAST][i + row];
+          add_product(block.slopes<LAST>()[0][b + k], w, feature);
+          block.slopes<L>()[i + row][b + k] = slope * w;
+        } else {
+          block.features<L>()[i + row][b + k] = feature;
+          if constexpr (L >= FIRST) block.slopes<L>()[i + row][b + k] = slope;
+        }
       }
     }
   }
@@ -149,14 +160,21 @@ INLINE void forward(Block& block, const Given<Number>& given) {
           UNROLL for (int row = 0; row < ROWS; ++row) add_product(u[row][k], w[row * STRIDE + j], x(j, b + k));
         }
       }
-      settle<L>(block, u, i, b);
+      settle<L>(block, u, i, b, given);
     });
   });
 }
 
 template <int L, class Number>
 INLINE void forward_from(Block& block, const Given<Number>& given) {
-  if constexpr (L < LAYERS) {
+  if constexpr (DIRECT && L + 1 == LAST) {
+    for (int b = 0; b < BATCH; ++b) {
+      Vec u[1][1];
+      begin<LAST>(u, 0, b, given);
+      block.slopes<LAST>()[0][b] = u[0][0];
+    }
+    forward<L>(block, given);
+  } else if constexpr (L < LAYERS) {
     forward<L>(block, given);
     forward_from<L + 1>(block, given);
   }
@@ -228,7 +246,8 @@ INLINE void update(Block& block, const Given<Number>& given, Vec rate, const typ
         constexpr int COUNT = count();
         Vec factors[ROWS][COUNT];
         UNROLL for (int row = 0; row < ROWS; ++row)
-          UNROLL for (int k = 0; k < COUNT; ++k) factors[row][k] = delta[i + row][b + k];
+          UNROLL for (int k = 0; k < COUNT; ++k)
+            factors[row][k] = DIRECT ? delta[i + row][b + k] * block.slopes<LAST>()[0][b + k] : delta[i + row][b + k];
         for (int j = 0; j < IN; ++j) {
           Vec w[ROWS] = {};
           if constexpr (PLAIN) UNROLL for (int row = 0; row < ROWS; ++row) w[row] = weights[at + row * STRIDE + j];
@@ -304,7 +323,7 @@ INLINE void backward_from(Block& block, const Given<Number>& given, Vec rate, co
   if constexpr (L > FIRST && IS_TRAINED[L] && PLAIN && APPLIES && WIDTH[L + 1] > 1 && BATCH <= REGISTERS / 4) {
     back_and_update<L>(block, given);
   } else {
-    if constexpr (L > FIRST) back<L>(block, given);
+    if constexpr (L > FIRST && !DIRECT) back<L>(block, given);
     if constexpr (IS_TRAINED[L]) update<L>(block, given, rate, step);
   }
   if constexpr (L > FIRST) backward_from<L - 1>(block, given, rate, step);
