@@ -179,4 +179,4 @@ def test_a_block_that_is_wrong_is_found(tmp_path, monkeypatch):
             test()
         page.write_text(f"<!-- not run: it is wrong -->\n```{kind}\n{text}\n```\n")
         test()
-    assert len([*itertools.chain.from_iterable(blocks(page, kind) for page in PAGES for kind in ("sh", "python"))]) > 30
+    assert len([*itertools.chain.from_iterable(blocks(page, kind) for page in PAGES for kind in ("sh", "python"))]) > 25

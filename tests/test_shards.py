@@ -58,10 +58,11 @@ def test_slabs_make_the_file_of_an_uncut_run(expected, tmp_path, capsys):
     assert "seeds-8-8 is not finished" in said(capsys, "merge", run)[1]
     code, words = said(capsys, "status", run)
     assert code == 0
-    heads, *rows, advice = words.splitlines()
+    heads, *rows, together, advice = words.splitlines()
     assert heads.split()[:5] == ["run", "students", "step", "of", "done"]
     assert [row.split()[0].rpartition("/")[2] for row in rows] == ["seeds-7-7.nc", "seeds-8-8", "seeds-9-10.nc"]
     assert [row.endswith("nobody is writing") for row in rows] == [False, True, False]
+    assert together.split()[0] == "all"
     assert "--resume" in advice
     phasejax.simulate(FOUR, run, shard=(1, 3), resume=True).close()
     code, words = said(capsys, "merge", run)

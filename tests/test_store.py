@@ -130,7 +130,7 @@ def test_records_that_are_made_and_not_written_are_counted(finished, tmp_path):
         (stop.step, sum(record <= stop.step for record in records)) for stop in experiment.stops()[:-1]
     ]
     assert seen[-1].seconds_left is not None
-    assert len(table(seen[-2:]).splitlines()) == 3
+    assert len(table(seen[-2:]).splitlines()) == 4
 
 
 @pytest.mark.parametrize(
@@ -529,10 +529,10 @@ def test_nothing_is_written_into_a_folder_that_was_removed(tmp_path, monkeypatch
 def test_no_file_is_made_of_a_folder_that_was_begun_anew(tmp_path, monkeypatch):
     run, original = tmp_path / "run", folder.Store.consolidate
 
-    def consolidate(self):
+    def consolidate(self, show):
         (run / "lock").rename(run / "lock of before")
         (run / "lock").write_text("process 1 on earth\n")
-        return original(self)
+        return original(self, show)
 
     monkeypatch.setattr(folder.Store, "consolidate", consolidate)
     with pytest.raises(StoreError, match=rf"{run} was removed or begun anew"):
@@ -544,7 +544,9 @@ def test_a_last_state_that_is_lost_before_the_file_is_made_is_trained_again(fini
     experiment, path = finished
     run, original = tmp_path / "run", folder.Store.consolidate
     with monkeypatch.context() as patch:
-        patch.setattr(folder.Store, "consolidate", lambda self: (os.truncate(newest_state(run), 9), original(self)))
+        patch.setattr(
+            folder.Store, "consolidate", lambda self, show: (os.truncate(newest_state(run), 9), original(self, show))
+        )
         with pytest.raises(StoreError, match=f"lacks the state at its end: --resume {run} trains up to it again"):
             phasejax.simulate(experiment, run, checkpoint_seconds=0)
     resumed = phasejax.simulate(experiment, run, resume=True)

@@ -39,6 +39,12 @@ class Progress(NamedTuple):
     """When that was, seconds since 1970."""
 
     @property
+    def share(self) -> float:
+        """Of the steps, those that are done."""
+        steps = self.experiment.schedule.steps
+        return self.step / steps if steps else 1.0
+
+    @property
     def seconds_left(self) -> float | None:
         """Seconds to go; None where nobody is writing, or the speed is not known."""
         if self.finished or not self.owner or not self.speed:
@@ -49,10 +55,9 @@ class Progress(NamedTuple):
     def row(self) -> tuple[str, ...]:
         """A line of a table, under `COLUMNS`."""
         steps, left = self.experiment.schedule.steps, self.seconds_left
-        share = self.step / steps if steps else 1.0
         how = "finished" if self.finished else f"{self.owner} is writing" if self.owner else "nobody is writing"
         speed = "" if left is None else f"{self.speed * self.experiment.students:.2g}"
-        return (str(self.out), f"{self.experiment.students:,}", f"{self.step:,}", f"{steps:,}", f"{100 * share:.1f} %",
+        return (str(self.out), f"{self.experiment.students:,}", f"{self.step:,}", f"{steps:,}", f"{self.share:.1%}",
                 f"{self.made}", f"{self.records}", speed, "" if left is None else _duration(left), how)  # fmt: skip
 
     @property
@@ -102,8 +107,14 @@ def progress(out: str | Path) -> Progress:
 
 
 def table(found: Sequence[Progress]) -> str:
-    """How far runs are, a line each under a line of `COLUMNS`."""
+    """How far slabs of a run are, a line each under a line of `COLUMNS`, and all of them together if there are several."""
     rows = [COLUMNS, *(one.row for one in found)]
+    if len(found) > 1:
+        students = [one.experiment.students for one in found]
+        share = sum(of * one.share for of, one in zip(students, found, strict=True)) / sum(students)
+        left = [one.seconds_left for one in found if not one.finished]
+        last = _duration(max(one for one in left if one is not None)) if left and None not in left else ""
+        rows.append(("all", f"{sum(students):,}", "", "", f"{share:.1%}", "", "", "", last, ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     words = len(COLUMNS) - 1
     return "\n".join(
