@@ -181,6 +181,8 @@ CLAIMS: tuple[Claim, ...] = (
                   *_of("flow", z, "z", -np.inf, np.inf, "tenth"), *_of("iid", z, "z", -np.inf, np.inf, "norm")),
         null=_TOGETHER, over="study",
     ),
+    Claim("data", "It is the finite number of samples that slows the second stage",
+          expected="z = 2 with sixteen times as many", measures=_of("data", z, "z", 1.8, 2.2, "tenth half"), null=_TOGETHER, over="study"),
     Claim("order", "The order of the batches does not matter", expected="z = 2 and y = 0 in cyclic order",
           measures=(*_of("cyclic", z, "z", 1.8, 2.2, "half"), *_of("cyclic", y, "y", -0.2, 0.2, "half")),
           null=_TOGETHER, over="study"),
