@@ -100,7 +100,7 @@ def ageing_time(means: xr.DataArray) -> xr.DataArray:
     Args:
         means: C(t, t_w) averaged over seeds, (waited, step, ...).
     """
-    found = []
+    found: list[xr.DataArray] = []
     for waited in means.waited.values[means.waited.values > 0]:
         later = means.sel(waited=waited).isel(step=np.flatnonzero(means.step.values > waited))
         if later.sizes["step"] < 2:
