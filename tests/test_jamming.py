@@ -74,15 +74,13 @@ def test_students_in_the_flow_do_what_the_closed_form_says():
     )
     assert experiment.ladder.block == 16, "a block of all samples holds few of them"
     run = pj.simulate(experiment)
-    measured = run.learning_rate * run.step
+    measured = run.step.values * 1.0  # at learning rate 1
     for seed in range(4):
         task = make_task(experiment.network, experiment.task, 1, jnp.float32, jnp.int32(seed))
         teacher, readout = np.array(task.teacher["1"][0], float), float(task.teacher["2"][0, 0])
         for k, sigma in enumerate(sigmas):
             start = np.array(run.weights[0, 0, k, seed, 0], float)
-            flow = solve_ivp(
-                lambda _, w, a=readout, b=teacher: a**2 * drift(w, b), (0, 1000), start, t_eval=measured.values.ravel()
-            )
+            flow = solve_ivp(lambda _, w, v=readout, of=teacher: v**2 * drift(w, of), (0, 1000), start, t_eval=measured)
             expected = [product(w, start) / np.sqrt(product(w, w) * product(start, start)) for w in flow.y.T]
             found = relaxation.series(run).C.isel(learning_rate=0, sigma_w=k, seed=seed)
             assert np.abs(found - expected).max() < 0.05, (seed, sigma)
@@ -93,5 +91,5 @@ def test_ageing_is_told_from_a_stationary_process(mu, shape):
     steps = np.concatenate([[0], np.unique(np.geomspace(1, 10**6, 61).astype(int))])
     waited, step = np.meshgrid(np.maximum(steps, 1), np.maximum(steps, 1), indexing="ij")
     c = np.where(step >= waited, shape(np.maximum(step, waited), waited) ** -0.1, np.nan)
-    means = xr.DataArray(c, dims=("waited", "step"), coords={"waited": steps, "step": steps})
+    means = xr.DataArray(c, dims=("waited", "step"), coords={"waited": steps, "step": steps, "learning_rate": 0.5})
     assert float(relaxation.ageing_exponent(means)) == pytest.approx(mu, abs=0.05)

@@ -82,4 +82,4 @@ def chi(activation: str, sigma_w: float) -> float:
 
 def order_to_chaos(activation: str) -> float:
     """sigma_W at which chi = 1."""
-    return float(brentq(lambda sigma: chi(activation, sigma) - 1, 0.1, 10))
+    return brentq(lambda sigma: chi(activation, sigma) - 1, 0.1, 10)  # pyright: ignore[reportReturnType]

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from phasejax.analysis.run import members
 from phasejax.analysis.spectrum import marchenko_pastur
 from phasejax.analysis.statistics import final
+from phasejax.figures.boundary import draw_contours
 from phasejax.figures.maps import draw_map
 from phasejax.figures.style import (
     TWO_COLUMNS,
@@ -30,31 +31,36 @@ def _members(tree: xr.DataTree) -> dict[str, xr.Dataset]:
 
 
 @figure(
-    needs=["test_accuracy", "train_loss", "eigenvalues"],
+    needs=["test_accuracy", "train_loss", "stability", "eigenvalues"],
     caption=(
         "The plane of temperature and inverse disorder for handwritten digits (top) and for the same images with shuffled "
-        "labels (bottom): test accuracy, training loss, and how many levels stand off: of W1 off its own bulk, of W2 off "
-        "that of the start"
+        "labels (bottom): test accuracy, training loss, stability s (white: s = 2), and how many levels stand off: of W1 "
+        "off its own bulk, of W2 off that of the start"
     ),
     over="study",
 )
 def planes(tree: xr.DataTree) -> Figure:
-    """Accuracy, loss and outliers over the plane, for labels and for shuffled ones."""
+    """Accuracy, loss, stability and outliers over the plane, for labels and for shuffled ones."""
     runs = _members(tree)
-    panels: dict[str, tuple[Scale, tuple[float, float] | None]] = {
-        "test accuracy": ("linear", (0.0, 1.0)), "training loss": ("log", (1e-4, 10.0)),
-        "outliers of $W^{(1)}$": ("linear", (0.0, 12.0)), "outliers of $W^{(2)}$": ("linear", (0.0, 10.0)),
-    }  # fmt: skip
-    drawn, axes = new_figure(TWO_COLUMNS, 4.0, 2, len(panels), sharex=True, sharey=True)
+    panels: dict[str, tuple[Scale, tuple[float, float]]] = {
+        "test accuracy": ("linear", (0.0, 1.0)),
+        "training loss": ("log", (1e-4, 10.0)),
+        "stability $s$": ("log", (0.02, 200.0)),
+        "outliers of $W^{(1)}$": ("linear", (0.0, 12.0)),
+        "outliers of $W^{(2)}$": ("linear", (0.0, 10.0)),
+    }
+    drawn, axes = new_figure(TWO_COLUMNS, 3.6, 2, len(panels), sharex=True, sharey=True)
     for row, (name, run) in zip(axes, runs.items(), strict=True):
-        values = (run.test_accuracy, run.train_loss, *(outliers(run, layer) for layer in RANDOM))
+        values = (run.test_accuracy, run.train_loss, run.stability, *(outliers(run, layer) for layer in RANDOM))
         for ax, (label, (scale, limits)), of in zip(row, panels.items(), values, strict=True):
-            mesh = draw_map(ax, final(run, of), scale=scale, limits=limits)
+            mesh = draw_map(ax, final(run, of), scale=scale, limits=limits, statistic="median")
+            if of.name == "stability":
+                draw_contours(ax, final(run, of).median("seed"), 2.0, ("1.0", "-"), "")
             if name == "shuffled":
                 drawn.colorbar(mesh, ax=list(axes[:, list(panels).index(label)]), label=label, location="bottom")
             ax.set_title(WORDS[name] if ax is row[0] else "")
             ax.label_outer()
-    drawn.suptitle(training_length(runs["labels"]), fontsize=8)
+    drawn.suptitle(f"medians; {training_length(runs['labels'])}", fontsize=8)
     return drawn
 
 

@@ -13,7 +13,7 @@ from phasejax.analysis.spectrum import memory
 from phasejax.analysis.statistics import crossings, log10, nearest, sound
 from phasejax.claims.judging import slope_of
 
-TEMPERATURE, DISORDER = 2**-3, 8.0
+TEMPERATURE, DISORDER = 2**-3, 16.0
 """T and sigma_W of the slice and the cell that are looked at alone."""
 SATURATED = 16.0
 """Exponents are over the sigma_W from here up: below it students are partly lazy."""
@@ -42,7 +42,7 @@ CLOCKS = {
     "half": Clock("loss", math.log10(0.5), "the loss is half of its start"),
     "tenth": Clock("loss", -1.0, "the loss is a tenth of its start"),
     "memory": Clock("C", 0.95, "C(t, 0) = 0.95"),
-    "norm": Clock("norm", math.log10(0.5), "tr X is half of its start"),
+    "norm": Clock("norm", math.log10(0.9), "tr X is nine tenths of its start"),
 }
 
 
@@ -83,11 +83,13 @@ def correlation(run: xr.Dataset) -> xr.DataArray:
     """C(t, t_w), the cosine of a student's kept features at two records: (waited, step, ..., seed); NaN for t < t_w."""
     phi = sound(run, run.kept_features)
     waited = phi.rename(step="waited")
-    product = xr.dot(waited, phi, dim=("kept", "hidden"))
+    product: xr.DataArray = xr.dot(waited, phi, dim=("kept", "hidden"))
     norm = np.sqrt(xr.dot(phi, phi, dim=("kept", "hidden")))
     return (product / (norm * norm.rename(step="waited"))).where(phi.step >= waited.waited)
 
 
+YOUNG = 50.0
+"""eps t_w behind the turning of the nodes, in the cell that is looked at."""
 AGED = 0.95
 """C(t_w + tau, t_w) at which tau is read off: within reach of many t_w."""
 
@@ -98,7 +100,7 @@ def ageing_time(means: xr.DataArray) -> xr.DataArray:
     Args:
         means: C(t, t_w) averaged over seeds, (waited, step, ...).
     """
-    found = []
+    found: list[xr.DataArray] = []
     for waited in means.waited.values[means.waited.values > 0]:
         later = means.sel(waited=waited).isel(step=np.flatnonzero(means.step.values > waited))
         if later.sizes["step"] < 2:
@@ -109,15 +111,15 @@ def ageing_time(means: xr.DataArray) -> xr.DataArray:
 
 
 def ageing_exponent(means: xr.DataArray) -> xr.DataArray:
-    """mu of tau ~ t_w^mu over waiting times from a thousandth to a tenth of the run.
+    """mu of tau ~ t_w^mu over waiting times from eps t_w = 50 to a tenth of the run.
 
     1 is simple ageing, C a function of t/t_w; 0 is stationary.
 
     Args:
-        means: C(t, t_w) averaged over seeds, (waited, step, ...).
+        means: C(t, t_w) averaged over seeds, (waited, step, ...), with `learning_rate`.
     """
     ages, last = ageing_time(means), float(means.step[-1])
-    chosen = (ages.waited >= last / 1000) & (ages.waited <= last / 10)
+    chosen = (ages.waited * float(means.learning_rate) >= YOUNG) & (ages.waited <= last / 10)
     return exponent(ages.isel(waited=np.flatnonzero(chosen)), "waited")
 
 
