@@ -2,6 +2,8 @@
 
 import importlib.metadata
 
+from sphinx.ext.napoleon import GoogleDocstring
+
 project = "phasejax"
 release = importlib.metadata.version("phasejax")
 html_title = "phasejax"
@@ -10,12 +12,20 @@ html_static_path: list[str] = []
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
+myst_enable_extensions = ["html_image"]
 
 # One backtick in a docstring is code.
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-maximum_signature_line_length = 100
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_preprocess_types = True
+
+
+def _whole(docstring: GoogleDocstring) -> tuple[str, list[str]]:
+    """A field's docstring as it stands: what is before its first colon is not the field's type."""
+    return "", type(docstring)(docstring._consume_to_end(), docstring._config).lines()
+
+
+GoogleDocstring._consume_inline_attribute = _whole  # type: ignore[method-assign]

@@ -58,8 +58,11 @@ class Experiment:
     task: Any = field(default_factory=TeacherStudent)
     """`TeacherStudent`, `Digits`, `Arrays`, or a frozen dataclass of one's own: `samples`, `loss`, and `load` or `draw`."""
     sgd: Sgd = field(default_factory=Sgd)
+    """How students are updated: optimizer, batch size and order of the batches."""
     grid: Grid = field(default_factory=Grid)
+    """The numbers of the cells, and the seeds."""
     schedule: Schedule = field(default_factory=Schedule)
+    """How long, when records are taken, and by what factor the learning rate changes on the way."""
     start: Any = field(default_factory=FromDraw)
     """`FromDraw`, `FromTeacher` or `FromRun`."""
     observe: tuple[Any, ...] = ("standard",)

@@ -32,7 +32,9 @@ class Keys(NamedTuple):
     """Random keys of a seed's task; replicas of a seed share them."""
 
     teacher: "Array"
+    """Of the teacher's weights."""
     inputs: "Array"
+    """Of the training samples."""
     shared: "Array"
     """The same for every seed."""
 

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import phasejax as pj
-from phasejax.arguments import applied, parse, split
+from phasejax.arguments import _described, applied, parse, split
 from phasejax.cli.looking import Compare, Explore, Figures, Merge, Status
 from phasejax.cli.training import Run, StudyOptions
 
@@ -133,6 +133,17 @@ def test_python_is_python_and_names_what_there_is(page):
 def test_the_reference_has_every_public_name():
     named = re.findall(r"^\.\. auto\w+:: phasejax\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
     assert sorted(named) == sorted([*pj.__all__, "open"])
+
+
+@pytest.mark.parametrize("name", [*pj.__all__, "open"])
+def test_every_public_name_says_what_it_is(name):
+    value = getattr(pj, name)
+    assert value.__doc__ or name == "Advance"
+    if isinstance(value, type):
+        fields = getattr(value, "_fields", getattr(value, "__dataclass_fields__", ()))
+        assert set(fields) <= set(_described(value))
+        own = [of for named, of in vars(value).items() if not named.startswith("_") and callable(getattr(of, "fget", of))]
+        assert all(of.__doc__ for of in own)
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ class Shard(NamedTuple):
     index: int
     """Counted from 0."""
     count: int
+    """How many there are."""
 
 
 class Piece(NamedTuple):
