@@ -110,7 +110,8 @@ def relaxation(tree: xr.DataTree) -> Figure:
         ax.axvline(SATURATED, color="0.85", linewidth=0.6, zorder=0)
         ax.set(xscale="log", yscale="log", xlabel=r"$\sigma_W$", title=CLOCKS[clock].words)
         ax.set(ylabel=r"$\epsilon t^*$", xlim=(1, 400))
-    axes[1].legend(loc="upper left", bbox_to_anchor=(0.1, -0.24), ncols=3, handlelength=1.6)
+    legend = axes[1].legend(loc="upper left", bbox_to_anchor=(-0.1, -0.2), ncols=3, fontsize=6.5)
+    legend.set_in_layout(False)  # there is room beside the colour bar
     drawn.suptitle(training_length(iid), fontsize=8)
     return drawn
 
