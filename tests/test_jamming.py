@@ -50,6 +50,8 @@ def test_a_saturated_node_turns_ballistically():
     found = times(2.0 ** np.arange(3, 10)).mean("seed")
     assert float(relaxation.exponent(found.sel(sigma_w=slice(64, None)), "sigma_w")) == pytest.approx(2, abs=0.03)
     assert abs(float(relaxation.bend(found, "sigma_w"))) < 0.2
+    diverging = found + np.log10(600 / (600 - found.sigma_w))
+    assert float(relaxation.bend(diverging, "sigma_w")) == float(relaxation.bend(diverging[::-1], "sigma_w")) > 1
 
 
 def test_an_aligned_node_softens_with_the_cube():

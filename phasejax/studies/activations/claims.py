@@ -7,7 +7,7 @@ import xarray as xr
 
 from phasejax.analysis.run import members, require
 from phasejax.claims.judging import Averages, Claim, Measure, NotInRunError, Statistic, Take
-from phasejax.claims.nulls import Null, permuted
+from phasejax.claims.nulls import Null
 from phasejax.studies.activations.lines import (
     along_disorder,
     critical_temperature,
@@ -79,6 +79,15 @@ def _other_teachers(run: xr.Dataset) -> xr.Dataset:
 other_teachers = Null("every teacher has the T_0 of the one before", _other_teachers)
 
 
+def instead(name: str) -> Null:
+    """One member in the place of all."""
+
+    def change(tree: xr.DataTree) -> xr.DataTree:
+        return xr.DataTree.from_dict(dict.fromkeys(members(tree), members(tree)[name]))
+
+    return Null(f"positive control: the member {name} in the place of all", change, over="study")
+
+
 def _saturated(run: xr.Dataset) -> xr.Dataset:
     left = run.test_loss
     stuck = left.sel(step=0).isel(sigma_w=int(run.sigma_w.values.argmin()))
@@ -91,19 +100,19 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "linear", "Without hidden nodes' curvature learning ends where its teacher loses stability", expected="T_c = T_0",
         measures=(Measure("octaves from T_0 to T_c, identity", boundary("identity"), mean("octaves"), -0.5, 0.5),),
-        null=permuted("temperature"), over="study",
+        null=instead("tanh"), over="study",
     ),
     Claim(
         "beyond", "Saturating nodes carry learning beyond it, by octaves", expected="T_c > 2 T_0",
         measures=tuple(Measure(f"octaves from T_0 to T_c, {name}", boundary(name), mean("octaves"), low=1.0)
                        for name in ("tanh", "erf")),
-        null=permuted("temperature"), over="study",
+        null=instead("identity"), over="study",
     ),
     Claim(
         "unbounded", "... and nodes without bounds do not", expected="T_c within an octave of T_0",
         measures=tuple(Measure(f"octaves from T_0 to T_c, {name}", boundary(name), mean("octaves"), -1.0, 1.0)
                        for name in ("relu", "gelu")),
-        null=permuted("temperature"), over="study",
+        null=instead("tanh"), over="study",
     ),
     Claim(
         "teachers", "T_0 tells teachers apart, whatever their nodes",

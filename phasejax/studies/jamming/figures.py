@@ -27,6 +27,7 @@ from phasejax.studies.jamming.relaxation import (
     DISORDER,
     SATURATED,
     TEMPERATURE,
+    YOUNG,
     ageing_exponent,
     at_temperature,
     cell,
@@ -58,6 +59,7 @@ def _draw_times(ax: Axes, run: xr.Dataset, clock: str, **look: Any) -> xr.DataAr
 
 def _guide(ax: Axes, times: xr.DataArray, slope: int) -> None:
     """A line of a slope below the last of the times."""
+    times = times.sortby("sigma_w")
     known = np.flatnonzero(times.notnull())
     if known.size:
         x, last = times.sigma_w.values, known[-1]
@@ -81,14 +83,15 @@ def _draw_series(ax: Axes, run: xr.Dataset, colour: ScalarMappable, z: int = 0, 
     caption=(
         "Learning from large initial weights takes a power of sigma_W longer. Left: test loss over its start against eps t, "
         "with noise (lines) and without (dashed). Centre, right: the time in which it falls to a half, and to a tenth, "
-        "against sigma_W, for all temperatures, the paper's cyclic order, and the flow; bars are a bootstrap over seeds"
+        "against sigma_W, for all temperatures, the paper's cyclic order, 16 times the data, and the flow; bars are a "
+        "bootstrap over seeds"
     ),
     over="study",
 )
 def relaxation(tree: xr.DataTree) -> Figure:
     """The loss against time, and relaxation times against sigma_W, of all members."""
-    runs = _members(tree, "iid", "cyclic", "flow")
-    iid, cyclic, flow = runs["iid"], at_temperature(runs["cyclic"]), at_temperature(runs["flow"])
+    iid, *others = _members(tree, "iid", "cyclic", "data", "flow").values()
+    cyclic, data, flow = map(at_temperature, others)
     drawn, axes = new_figure(TWO_COLUMNS, 3.0, columns=3)
     colour = disorder_colours(iid.inverse_sigma_w.values)
     _draw_series(axes[0], at_temperature(iid), colour, linewidth=0.8)
@@ -101,12 +104,14 @@ def relaxation(tree: xr.DataTree) -> Figure:
             words = f"iid, $T = {power_of_two(float(iid.temperature[k]))}$"
             _draw_times(ax, iid.isel(temperature=k), clock, fmt=f"{mark}-", markersize="2.5", label=words)
         _draw_times(ax, cyclic, clock, fmt="x:", markersize="4", color="0.3", label=f"cyclic, {SLICE}")
-        times = _draw_times(ax, flow, clock, fmt="k*--", markersize="4", label="flow")
+        times = _draw_times(ax, data, clock, fmt="+:", markersize="5", color="C5", label=f"more data, {SLICE}")
+        _draw_times(ax, flow, clock, fmt="k*--", markersize="4", label="flow")
         _guide(ax, times, slope)
         ax.axvline(SATURATED, color="0.85", linewidth=0.6, zorder=0)
         ax.set(xscale="log", yscale="log", xlabel=r"$\sigma_W$", title=CLOCKS[clock].words)
         ax.set(ylabel=r"$\epsilon t^*$", xlim=(1, 400))
-    axes[1].legend(fontsize=6, handlelength=1.6)
+    legend = axes[1].legend(loc="upper left", bbox_to_anchor=(-0.1, -0.2), ncols=3, fontsize=6.5)
+    legend.set_in_layout(False)  # there is room beside the colour bar
     drawn.suptitle(training_length(iid), fontsize=8)
     return drawn
 
@@ -114,34 +119,38 @@ def relaxation(tree: xr.DataTree) -> Figure:
 @figure(
     needs=["kept_features", *NEEDS],
     caption=(
-        "Left and centre: ageing, C(t, t_w) against (t - t_w) / t_w, a line a waiting time, with noise and in the flow. "
-        "Right: the loss against eps t / sigma_W^2 of all saturated students, with noise (lines) and without (dashed)"
+        "Left and centre: ageing, C(t, t_w) against (t - t_w) / t_w, a line a waiting time (grey: nodes still turn), "
+        "with noise and in the flow. Right: the loss against eps t / sigma_W^2 of all saturated students, with noise "
+        "(lines), without (dashed), and with 16 times the data (dotted)"
     ),
     over="study",
 )
 def ageing(tree: xr.DataTree) -> Figure:
     """Two-time correlations with and without noise, and the collapse of the loss."""
-    runs = _members(tree, "iid", "flow")
+    runs = _members(tree, "iid", "flow", "data")
     drawn, axes = new_figure(TWO_COLUMNS, 3.0, columns=3)
-    for ax, (name, run) in zip(axes, runs.items(), strict=False):
+    for ax, (name, run) in zip(axes[:2], runs.items(), strict=False):
         means = correlation(cell(run)).mean("seed")
         waiting = means.waited.values[means.waited.values > 0][:-1]
+        rate = float(means.learning_rate)
         pale = ListedColormap(colormaps["plasma"](np.linspace(0, 0.9, 256)))
-        colour = ScalarMappable(LogNorm(waiting[0], waiting[-1]), pale)
+        colour = ScalarMappable(LogNorm(YOUNG, rate * waiting[-1]), pale)
         for waited in waiting:
             later = means.sel(waited=waited).isel(step=np.flatnonzero(means.step > waited))
-            ax.plot((later.step - waited) / waited, later, color=colour.to_rgba(waited), linewidth=0.8)
+            look = colour.to_rgba(rate * waited) if rate * waited >= YOUNG else "0.85"
+            ax.plot((later.step - waited) / waited, later, color=look, linewidth=0.8)
         ax.axhline(AGED, color="0.7", linewidth=0.6, zorder=0)
         words = {"iid": f"iid, {SLICE}", "flow": "flow"}[name]
         mu = float(ageing_exponent(means))
-        ax.set(xscale="log", xlabel="$(t - t_w)/t_w$", ylabel="$C(t, t_w)$", ylim=(0.75, 1.01),
+        ax.set(xscale="log", xlabel="$(t - t_w)/t_w$", ylabel="$C(t, t_w)$", ylim=(0.68, 1.01),
                title=rf"{words}, $\sigma_W = {DISORDER:g}$, $\mu = {mu:.2f}$")  # fmt: skip
-        drawn.colorbar(colour, ax=ax, label="$t_w$ (steps)", location="bottom")
+        drawn.colorbar(colour, ax=ax, label=r"$\epsilon t_w$", location="bottom")
     disorder = disorder_colours(runs["iid"].inverse_sigma_w.values)
     _draw_series(axes[2], at_temperature(runs["iid"]), disorder, 2, linewidth=0.8)
     _draw_series(axes[2], at_temperature(runs["flow"]), disorder, 2, linewidth=0.8, linestyle="--")
+    _draw_series(axes[2], at_temperature(runs["data"]), disorder, 2, linewidth=1.0, linestyle=":")
     axes[2].set(xscale="log", yscale="log", xlabel=r"$\epsilon t/\sigma_W^2$", ylabel=r"$\mathcal{L}(t)/\mathcal{L}(0)$",
-                title=f"{SLICE}, flow dashed")  # fmt: skip
+                title="flow dashed, more data dotted")  # fmt: skip
     drawn.colorbar(disorder, ax=axes[2], label=r"$1/\sigma_W$", location="bottom")
     drawn.suptitle(training_length(runs["iid"]), fontsize=8)
     return drawn

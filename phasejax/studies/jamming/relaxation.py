@@ -73,6 +73,7 @@ def bend(log_times: xr.DataArray, axis: str) -> xr.DataArray:
 
     About 0 for a power law; it grows without bound before a place at which t* diverges. NaN where fewer than five are known.
     """
+    log_times = log_times.sortby(axis)
     rank = log_times.notnull().cumsum(axis).where(log_times.notnull())
     known = rank.max(axis)
     ends = exponent(log_times.where(rank > known - 3), axis) - exponent(log_times.where(rank <= 3), axis)

@@ -1,0 +1,47 @@
+"""Mean field of the trained layer against its closed forms, and both boundaries on runs that are made up."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from phasejax.studies.activations import lines
+
+
+def test_mean_field_meets_its_closed_forms():
+    """Relu: E phi'^2 = 1/2 at any q. Erf: q = sigma^2 (2/pi) asin(2/3), E phi'^2 = (4/pi) (1 + 4 q)^(-1/2)."""
+    for sigma in (0.3, 1.0, 5.0):
+        assert lines.chi("identity", sigma) == pytest.approx(sigma**2, rel=1e-6)
+        assert lines.chi("relu", sigma) == pytest.approx(sigma**2 / 2, rel=1e-3)
+        q = sigma**2 * 2 / np.pi * np.arcsin(2 / 3)
+        assert lines.chi("erf", sigma) == pytest.approx(sigma**2 * 4 / np.pi / np.sqrt(1 + 4 * q), rel=1e-6)
+    assert lines.order_to_chaos("identity") == pytest.approx(1, rel=1e-6)
+    assert lines.order_to_chaos("relu") == pytest.approx(np.sqrt(2), rel=1e-3)
+    assert lines.order_to_chaos("tanh") > 1, "its slope is below 1 but at 0"
+
+
+def test_slopes_are_those_of_the_activations():
+    z = np.linspace(-4, 4, 800)
+    for name, (phi, slope) in lines.NODES.items():
+        np.testing.assert_allclose((phi(z + 1e-5) - phi(z - 1e-5)) / 2e-5, slope(z), atol=1e-6, err_msg=name)
+
+
+def made(boundary, line):
+    """A run whose students have learnt all but 1e-4 below the boundary and the line; above the boundary they diverged."""
+    temperature, sigma = 2.0 ** np.arange(-6, 3, 0.5), 2.0 ** np.arange(-3, 7)
+    loss = np.ones((2, temperature.size, sigma.size, 3))
+    cold = temperature[:, None, None] < np.array(boundary)
+    loss[1] = np.where(cold & (sigma[:, None] < line), 1e-4, 1.0)
+    diverged = np.stack([np.full(loss[0].shape, -1), np.where(cold | np.zeros(loss[0].shape, bool), -1, 7)])
+    loss[1][diverged[1] >= 0] = np.inf
+    dims = ("step", "temperature", "sigma_w", "seed")
+    coords = {"step": [0, 10], "temperature": temperature, "sigma_w": sigma, "seed": [0, 1, 2]}
+    return xr.Dataset({"test_loss": (dims, loss), "diverged_step": (dims, diverged)}, coords)
+
+
+def test_boundaries_are_found_where_they_are():
+    left = lines.remaining(made([0.3, 1.2, 3.0], 10.0))
+    assert float(left.max()) == 0, "who diverged knows nothing, and no more"
+    assert lines.critical_temperature(left).values == pytest.approx(np.log2([0.3, 1.2, 3.0]), abs=0.5)
+    cold = left.isel(temperature=0)
+    assert lines.jamming_line(cold).values == pytest.approx(np.log2(10), abs=1)
+    assert np.isnan(lines.jamming_line(lines.remaining(made([0.3, 1.2, 3.0], 1e3)).isel(temperature=0))).all()
