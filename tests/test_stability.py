@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from conftest import small
 
 import phasejax as pj
@@ -191,6 +192,17 @@ def test_gaussian_gradients_have_their_edge_where_the_sum_is_one():
     estimate = rate_where_s_is_2(1.0, 2 + values.sum(), batch)
     # What grows in a first step need not go on, so that the estimate is the lower.
     assert estimate <= edge < 1.1 * estimate
+
+
+def test_typical_students_are_lost_above_the_edge_of_the_mean_square():
+    """E log|1 - epsilon c| = 0, c the mean square of B numbers, one direction: an octave above 2 B / (B + 2) at B = 4."""
+    batch = 4
+    c, weight = scipy.special.roots_genlaguerre(200, batch / 2 - 1)
+    c, weight = c * 2 / batch, weight / weight.sum()
+    lyapunov = [(weight * np.log(np.abs(1 - rate * c))).sum() for rate in (2.3, 3.1)]
+    assert lyapunov[0] < 0 < lyapunov[1]
+    assert rate_where_s_is_2(1.0, 3.0, batch) == pytest.approx(2 * batch / (batch + 2))
+    assert 0.75 < np.log2(2.3 / (2 * batch / (batch + 2))) < np.log2(3.1 / (2 * batch / (batch + 2))) < 1.25
 
 
 def test_a_teachers_edge_is_near_that_of_its_map():

@@ -188,7 +188,7 @@ def test_a_folder_of_ones_own_goes_from_toml_to_page(outsider, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(("change", "arguments", "words"), [
-    ({}, ["nowhere"], "'nowhere' is not possible: give paper, or a folder with a study.toml"),
+    ({}, ["nowhere"], "'nowhere' is not possible: give batch_size, "),
     ({}, ["batches", "--preset", "huge"], "preset = 'huge' is not possible: choose from short, long"),
     ({"study.toml": "clock = 3"}, ["batches"], "study.clock"),
     ({"study.toml": "quest = 1"}, ["batches"], "a study has question"),

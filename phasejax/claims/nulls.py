@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from phasejax.analysis.run import each
+from phasejax.analysis.run import each, members
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,12 @@ class Null:
     words: str
     """What was done to it."""
     change: Callable[[Any], Any]
+    whole: bool = False
+    """Whether it changes the tree of a study, and not each of its runs."""
 
     def of(self, data: Any) -> Any:
         """The changed run or tree."""
-        if isinstance(data, xr.DataTree):
+        if isinstance(data, xr.DataTree) and not self.whole:
             return each(data, self.change)
         return self.change(data)
 
@@ -51,6 +53,15 @@ def along(run: xr.Dataset, axis: str, order: np.ndarray) -> xr.Dataset:
     """What was measured, in another order along an axis whose coordinates stay."""
     coords = {name: of for name, of in run.coords.items() if axis in of.dims}
     return run.isel({axis: order}).assign_coords(coords)
+
+
+def all_as(name: str) -> Null:
+    """Every member of a study has the run of one of them."""
+    return Null(
+        f"every member has the run of {name}",
+        lambda tree: xr.DataTree.from_dict(dict.fromkeys(members(tree), members(tree)[name])),
+        whole=True,
+    )
 
 
 at_start = Null("every record is the one at step 0", _start)
