@@ -1,5 +1,7 @@
 """What a transition would do as networks grow, each with the intervals that were set before the runs were looked at."""
 
+from collections.abc import Iterable
+
 import xarray as xr
 
 from phasejax.claims.judging import Averages, Claim, Measure, Take
@@ -29,9 +31,13 @@ def _pair(small: int, large: int) -> Take:
 
     def take(tree: xr.DataTree) -> xr.Dataset:
         both = {name: _of(nodes)(tree) for name, nodes in (("small", small), ("large", large))}
-        return xr.merge([part.rename({v: f"{v}_{name}" for v in part.data_vars}) for name, part in both.items()])
+        return _together(part.rename({v: f"{v}_{name}" for v in part.data_vars}) for name, part in both.items())
 
     return take
+
+
+def _together(parts: Iterable[xr.Dataset]) -> xr.Dataset:
+    return xr.merge(parts, compat="override", join="exact")
 
 
 def _steepest(mean: xr.DataArray) -> xr.DataArray:
@@ -62,7 +68,7 @@ def _explained(nodes: int) -> Take:
 
     def take(tree: xr.DataTree) -> xr.Dataset:
         scaled = _of(nodes)(tree).rename({name: f"{name}_scaled" for name in ("connected", "of_teacher", "square")})
-        return xr.merge([scaled, _of(nodes, along_t=True)(tree)])
+        return _together([scaled, _of(nodes, along_t=True)(tree)])
 
     return take
 

@@ -16,10 +16,11 @@ _RATIOS = tuple(np.exp2(np.arange(-2, 11) / 2))
 
 def _with_error(ax: Axes, x: np.ndarray, resampled: xr.DataArray, **look: object) -> None:
     """A line with the range of a bootstrap over teachers."""
-    centre, others = resampled.isel(resample=0), resampled.isel(resample=slice(1, None))
-    low, high = others.quantile([0.16, 0.84], "resample").transpose("quantile", ...).values
-    (line,) = ax.plot(x, centre, linewidth=1, **look)  # pyright: ignore[reportArgumentType]
-    ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    there = np.isfinite(resampled.values[0])
+    centre, *others = resampled.values[:, there]
+    low, high = np.quantile(others, [0.16, 0.84], axis=0)
+    (line,) = ax.plot(x[there], centre, linewidth=1, **look)  # pyright: ignore[reportArgumentType]
+    ax.fill_between(x[there], low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
 def smooth_curve(run: xr.Dataset) -> xr.DataArray:
