@@ -88,6 +88,12 @@ def lost(dataset: xr.Dataset) -> xr.DataArray:
     return crossings(grown, 0.0, "temperature", rising=True).min("crossing")
 
 
+def diverged(dataset: xr.Dataset) -> xr.DataArray:
+    """The temperature above which students diverge, lowest in T: (step, seed). NaN where there is none."""
+    share = (dataset.diverged_step.sel(step=dataset.step) >= 0).astype(float)
+    return crossings(share, 0.5, "temperature", rising=True).min("crossing")
+
+
 def transition(dataset: xr.Dataset, level: xr.DataArray | float) -> xr.DataArray:
     """T_c, where the logarithm of the test loss rises through a level, highest in T: (step, seed). NaN where it does not.
 

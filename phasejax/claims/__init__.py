@@ -23,7 +23,7 @@ from phasejax.claims.judging import (
     judge,
     measure,
 )
-from phasejax.claims.nulls import Null, at_start, mirrored, permuted
+from phasejax.claims.nulls import Null, all_as, at_start, mirrored, permuted
 from phasejax.claims.writing import write
 from phasejax.progress import counted
 
@@ -41,6 +41,7 @@ __all__ = [
     "Measured",
     "Null",
     "Verdict",
+    "all_as",
     "at_start",
     "check",
     "judge",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from phasejax.analysis.run import each
+from phasejax.analysis.run import each, members
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,15 @@ def along(run: xr.Dataset, axis: str, order: np.ndarray) -> xr.Dataset:
     """What was measured, in another order along an axis whose coordinates stay."""
     coords = {name: of for name, of in run.coords.items() if axis in of.dims}
     return run.isel({axis: order}).assign_coords(coords)
+
+
+def all_as(name: str) -> Null:
+    """Every member of a study has the run of one of them."""
+    return Null(
+        f"every member has the run of {name}",
+        lambda tree: xr.DataTree.from_dict(dict.fromkeys(members(tree), members(tree)[name])),
+        whole=True,
+    )
 
 
 at_start = Null("every record is the one at step 0", _start)

@@ -16,7 +16,7 @@ from matplotlib.axis import Axis as TickAxis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
 
 from phasejax.analysis.boundaries import SIGMAS
 from phasejax.analysis.run import LEVEL_DYNAMICS, NotRecordedError, each, grid_axis, layer, require, settings, until
@@ -170,6 +170,11 @@ def power_of_two(value: float) -> str:
     """A number for a label, as the paper writes its hyperparameters: 2^-5 rather than 0.03125, but 8 and 4 as they are."""
     exponent = math.log2(value)
     return f"2^{{{exponent:.0f}}}" if exponent < -1 and exponent == round(exponent) else f"{value:g}"
+
+
+def in_powers_of_two(axis: TickAxis) -> None:
+    """Label an axis as the paper writes its hyperparameters."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"${power_of_two(value)}$" if value > 0 else ""))
 
 
 def temperature_axis(dataset: xr.Dataset | xr.DataArray) -> tuple[str, str]:

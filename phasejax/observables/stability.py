@@ -31,9 +31,9 @@ _SAMPLES = 512
 """At most so many training samples are looked at, of a student at every record; evenly spaced, the same always."""
 _OF_TEACHER = 4096
 """At most so many of a teacher, once."""
-_DIRECTIONS = 16
-"""Dimension of the Krylov space in which e is looked for: spectra of H fall fast, and four digits of lambda are right."""
-_AT_A_TIME = 2**18
+_DIRECTIONS = 10
+"""Dimension of the Krylov space in which e is looked for: spectra of H fall so fast that lambda is right to rounding."""
+_AT_A_TIME = 2**15
 """Numbers in the gradients of single samples that are there at a time, of a student."""
 
 

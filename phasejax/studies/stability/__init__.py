@@ -1,0 +1,1 @@
+"""Is the temperature boundary a loss of stability, teacher by teacher?"""
