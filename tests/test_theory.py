@@ -1,13 +1,11 @@
 """Closed forms against each other, and against runs of the package that they are exact for."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import scipy.stats
 
 import phasejax as pj
-from phasejax.analysis import spectrum, theory
+from phasejax.analysis import theory
 
 
 def gaussian_levels(random, count, n, m):

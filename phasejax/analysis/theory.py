@@ -1,9 +1,10 @@
 """Closed forms beside which a run is drawn: levels as a Dyson process, the law of one spacing, the variance of a weight.
 
-NumPy in and out. The coefficients of a run's own levels are recorded (`phasejax.observables.level_motion`); here are those of
-isotropic noise, and what follows from coefficients, whosever they are.
+NumPy in and out. The coefficients of a run's own levels are recorded (`phasejax.observables.level_motion`); here are those
+of isotropic noise, and what follows from coefficients, whosever they are.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def integrate(
     """
     x = np.sort(np.asarray(levels, float), -1)
     paths = [x]
-    for start, end in zip(times[:-1], times[1:], strict=True):
+    for start, end in itertools.pairwise(times):
         steps = max(1, int(np.ceil((end - start) / step)))
         dt = (end - start) / steps
         for k in range(steps):
@@ -88,12 +89,12 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     return vectors * np.sqrt(np.clip(values, 0, None))[..., None, :]
 
 
-def spacing_law(restoring: float, V_S: float, D_S: float, temperature: float) -> Any:  # noqa: N803
+def spacing_law(restoring: float, V_S: float, D_S: float, temperature: float) -> Any:
     """Stationary law of one spacing under dS/dt = -restoring S + T V_S / S + sqrt(2 T D_S) eta (Eqs 4.8, 4.9).
 
-    P(S) ~ S^rho exp(-restoring S^2 / (2 T D_S)), rho = V_S / D_S: a chi distribution, as a frozen one of SciPy's. Its mean is
-    sqrt(2 T D_S / restoring) Gamma(1 + rho/2) / Gamma((1 + rho)/2); rho = 1, which is that of two levels under isotropic noise,
-    gives the Wigner surmise.
+    P(S) ~ S^rho exp(-restoring S^2 / (2 T D_S)), rho = V_S / D_S: a chi distribution, as a frozen one of SciPy's. Its mean
+    is sqrt(2 T D_S / restoring) Gamma(1 + rho/2) / Gamma((1 + rho)/2); rho = 1, which is that of two levels under isotropic
+    noise, gives the Wigner surmise.
     """
     return scipy.stats.chi(1 + V_S / D_S, scale=np.sqrt(temperature * D_S / restoring))
 
