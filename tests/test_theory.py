@@ -32,7 +32,7 @@ def test_one_spacing_has_its_stationary_law():
     start = np.full((4000, 2), [5.0, 6.0])
 
     def orthogonal(x, _):  # of a symmetric matrix whose diagonal has twice the noise of what is off it
-        return theory.Coefficients(restoring * (5.5 - x), 0 * x, np.full((2, 2), 1.0), 2 * np.eye(2))
+        return theory.Coefficients(restoring * (5.5 - x), 0 * x, np.full((2, 2), 1.0), np.sqrt(2) * np.eye(2))
 
     paths = theory.integrate(start, orthogonal, temperature, [0, 6 / restoring], 1e-2, random)
     spacing = paths[-1][:, 1] - paths[-1][:, 0]

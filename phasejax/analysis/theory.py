@@ -13,7 +13,7 @@ import scipy.stats
 
 
 class Coefficients(NamedTuple):
-    """Of dx_i = [K_i + T I_i + T sum_(j != i) V_ij / (x_i - x_j)] dt + sqrt(T) dN_i with <dN_i dN_j> = C_ij dt."""
+    """Of dx_i = [K_i + T I_i + T sum_(j != i) V_ij / (x_i - x_j)] dt + sqrt(T) sum_j R_ij dB_j."""
 
     drift: np.ndarray
     """K_i, (..., n)."""
@@ -21,8 +21,8 @@ class Coefficients(NamedTuple):
     """I_i, (..., n)."""
     noise: np.ndarray
     """V_ij, (..., n, n), symmetric; the diagonal is not read."""
-    covariance: np.ndarray
-    """C_ij, (..., n, n)."""
+    root: np.ndarray
+    """R_ij, (..., n, n): R R^T is the covariance of different levels' noise."""
 
 
 def laguerre(levels: np.ndarray, columns: int, variance: float, restoring: float = 0.0) -> Coefficients:
@@ -39,7 +39,7 @@ def laguerre(levels: np.ndarray, columns: int, variance: float, restoring: float
     """
     n = levels.shape[-1]
     together = variance * (levels[..., :, None] + levels[..., None, :])
-    alone = 4 * variance * levels[..., None] * np.eye(n)
+    alone = 2 * np.sqrt(variance * levels)[..., None] * np.eye(n)
     return Coefficients(-2 * restoring * levels, np.full_like(levels, variance * columns), together, alone)
 
 
@@ -76,17 +76,11 @@ def integrate(
             c = coefficients(x, start + k * dt)
             gaps = x[..., :, None] - x[..., None, :]
             parted = np.sign(gaps) * (np.sqrt(gaps**2 + 4 * temperature * dt * np.clip(c.noise, 0, None)) - np.abs(gaps)) / 2
-            kick = _root(c.covariance) @ random.standard_normal((*x.shape, 1))
+            kick = c.root @ random.standard_normal((*x.shape, 1))
             x = x + (c.drift + temperature * c.ito) * dt + parted.sum(-1) + np.sqrt(temperature * dt) * kick[..., 0]
             x = np.sort(np.abs(x), -1)
         paths.append(x)
     return np.array(paths)
-
-
-def _root(covariance: np.ndarray) -> np.ndarray:
-    """A square root of symmetric matrices that rounding may have made a little negative."""
-    values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(np.clip(values, 0, None))[..., None, :]
 
 
 def spacing_law(restoring: float, V_S: float, D_S: float, temperature: float) -> Any:

@@ -34,6 +34,5 @@ noise = pj.Observable(
     ("of", "level", "other_level"),
     equation="4.3",
     coordinates=(("of", ("elements", "diagonal")),),
-    when="decades",
     needs=("layers",),
 )
