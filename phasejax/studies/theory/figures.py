@@ -1,40 +1,43 @@
 """What is drawn of it."""
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from phasejax.analysis.run import members
+from phasejax.analysis.run import layer, members
 from phasejax.analysis.spectrum import GOE_RATIO, spacing_ratio
 from phasejax.analysis.statistics import bootstrap, nearest, sound
-from phasejax.analysis.theory import integrate, laguerre, stationary_variance
+from phasejax.analysis.theory import Coefficients, integrate, laguerre, stationary_variance
 from phasejax.figures.style import (
-    INVERSE_SIGMA,
     ONE_COLUMN,
     TWO_COLUMNS,
     NotDrawable,
     cell_label,
     figure,
+    label_cells,
     new_figure,
-    power_of_two,
     temperature_axis,
     training_length,
 )
 from phasejax.studies.theory.levels import (
-    READINGS,
+    KICKED,
     WHOLE,
     Companions,
     displacement,
     expected_variance,
-    in_words,
+    growth,
     learning_rate,
+    moves,
     predicted,
-    spread,
+    ratio,
     stability,
     standard_levels,
     trace,
     variance,
+    width,
 )
 
 _TIME = r"$\epsilon t$"
@@ -45,6 +48,9 @@ _PARTS = {
     "coulomb": ("Coulomb", "C2"),
     "finite_step": ("finite step", "C3"),
 }
+_READINGS = {"second order": ("black", "o"), "without Itô": ("C1", "^"), "the paper's Eq 4.8": ("C2", "v")}
+_LEVELS, _COLOURS = (0, 6, 10, 13, 14, 15), ("C6", "C4", "C3", "C2", "C1", "C0")
+"""Of the sixteen, those that are drawn."""
 _RESAMPLES = 200
 
 
@@ -62,14 +68,14 @@ def _with_errors(ax: Axes, along: xr.DataArray, replicates: xr.DataArray, colour
                 label=label)  # fmt: skip
 
 
-def _means(run: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
+def _means(run: xr.Dataset, values: Any) -> Any:
     return values.weighted(bootstrap(run, _RESAMPLES)).mean("seed")
 
 
 @figure(
     needs=[],
     caption=(
-        "Growth of the spectrum's width in 200 steps, measured and from the equation of motion; what its approximations predict"
+        "Growth of the spectrum's width and trace, measured, and from the levels' equation of motion, whole and approximated"
     ),
     over="study",
 )
@@ -80,36 +86,32 @@ def motion(tree: xr.DataTree, *, temperature: float = 0.5) -> Figure:
         tree: the study.
         temperature: of the first panel.
     """
-    run = _member(tree, "steps_iid")
-    figure, axes = new_figure(TWO_COLUMNS, 2.5, columns=3)
-    cell = run.sel(temperature=[temperature], method="nearest").isel(sigma_w=-1)
-    time = (cell.step * learning_rate(cell)[0]).values
-    moved, parts = spread(displacement(cell)).mean("seed"), spread(predicted(cell)).mean("seed")
+    run = _member(tree, "steps_iid").isel(sigma_w=0)
+    figure, axes = new_figure(TWO_COLUMNS, 2.6, columns=3)
+    cell = run.isel(temperature=nearest(run.temperature, temperature))
+    moved, parts = (width(of(cell, KICKED)).mean("seed") for of in (displacement, predicted))
+    time = (parts.step * learning_rate(cell)).values
     for part, (label, colour) in _PARTS.items():
-        axes[0].plot(time, parts.sel(part=part).squeeze(), color=colour, linewidth=0.8, label=label)
-    axes[0].plot(time, parts.sel(part=list(WHOLE)).sum("part").squeeze(), color="black", label="sum")
-    axes[0].plot(time[::20], moved.squeeze()[::20], "ko", markersize=3, markerfacecolor="white", label="measured")
-    axes[0].set(xlabel=_TIME, ylabel=r"growth of $x_N - x_1$", title=cell_label(cell.isel(temperature=0)))
-    axes[0].legend()
+        axes[0].plot(time, parts.sel(part=part), color=colour, linewidth=0.8, label=label)
+    axes[0].plot(time, parts.sel(part=list(WHOLE)).sum("part"), color="black", label="their sum")
+    axes[0].plot(time[::12], moved[::12], "ko", markersize=3, markerfacecolor="white", label="measured")
+    axes[0].set(xlabel=_TIME, ylabel=rf"growth of $x_N - x_1$ from step {KICKED}", title=cell_label(cell))
+    axes[0].set_ylim(top=1.6 * float(moved[-1]))
+    axes[0].legend(loc="upper left", ncols=2, columnspacing=1, handlelength=1.2)
 
-    looks = {"whole": ("black", "o"), "without Ito": ("C1", "^"), "equally spaced": ("C2", "s")}
-    labels = {"whole": "second order", "without Ito": "without Itô", "equally spaced": "the paper's Eq 4.8"}
-    here = run.isel(sigma_w=-1)
-    moved = _means(run, spread(displacement(here)).isel(step=-1))
-    parts = _means(run, spread(predicted(here)).isel(step=-1))
-    for reading, look in looks.items():
-        _with_errors(axes[1], run.temperature, in_words(parts, reading) / moved, *look, labels[reading])
-    axes[1].set(ylabel=r"predicted / measured growth of $x_N - x_1$", title=cell_label(here))
-    for order, look in _ORDERS.items():
-        of = _member(tree, f"steps_{order}").isel(sigma_w=-1)
-        moved = _means(of, trace(displacement(of)).isel(step=-1))
-        _with_errors(axes[2], of.temperature, in_words(_means(of, trace(predicted(of)).isel(step=-1)), "whole") / moved, *look,
-                     order)  # fmt: skip
-    axes[2].set(ylabel=r"predicted / measured growth of tr $X$", ylim=(0, 2))
-    for ax in axes[1:]:
+    lines = [("iid", reading, look) for reading, look in _READINGS.items()]
+    lines.insert(1, ("cyclic", "second order", ("C3", "s")))
+    for ax, (of, name) in zip(axes[1:], ((width, "$x_N - x_1$"), (trace, "tr $X$")), strict=True):
+        for order, reading, look in lines:
+            moving = moves(_member(tree, f"steps_{order}").isel(sigma_w=0))
+            found = ratio(_means(moving, growth(moving, of)), reading)
+            _with_errors(ax, moving.temperature, found, *look, reading if order == "iid" else f"{reading}, {order}")
         ax.axhline(1, color="0.6", linewidth=0.6)
-        ax.set(xscale="log", xlabel=temperature_axis(run)[1])
-        ax.legend()
+        ax.set(xscale="log", xlabel=temperature_axis(run)[1], ylabel=f"predicted / measured growth of {name}",
+               title=cell_label(run))  # fmt: skip
+        label_cells(ax.xaxis, moving.temperature.values)
+    axes[1].set_ylim(0.5, 3.2)
+    axes[1].legend(loc="upper left")
     figure.suptitle(training_length(run), fontsize=8)
     return figure
 
@@ -119,29 +121,26 @@ def motion(tree: xr.DataTree, *, temperature: float = 0.5) -> Figure:
     caption="Levels of students, and of companions that move by the Dyson process with the students' own coefficients",
     over="study",
 )
-def companions(tree: xr.DataTree, *, temperatures: tuple[float, ...] = (0.03125, 0.125, 0.5)) -> Figure:
-    """Levels against time: lines and bands, mean and 16-84 % of the students; dashes and dots, the same of companions."""
-    run = _member(tree, "steps_iid").isel(sigma_w=-1)
-    figure, axes = new_figure(TWO_COLUMNS, 2.7, columns=len(temperatures))
-    for ax, temperature in zip(axes, temperatures, strict=True):
-        cell = run.sel(temperature=[temperature], method="nearest")
-        one = cell.isel(temperature=0)
-        process = Companions(cell.isel(temperature=0).assign_coords(temperature=one.temperature))
-        every = slice(None, None, 10)
-        times = process.times[every]
-        paths = integrate(process.levels[0], process, float(one.temperature), times, (times[1] - times[0]) / 20,
-                          np.random.default_rng(0))  # fmt: skip
-        for level, colour in zip((1, 7, 11, 13, 14, 15), ("C6", "C4", "C3", "C2", "C1", "C0"), strict=True):
-            low, mid, high = np.quantile(process.levels[every, :, level], (0.16, 0.5, 0.84), axis=1)
-            ax.fill_between(times, low, high, color=colour, alpha=0.25, linewidth=0)
-            ax.plot(times, mid, color=colour, linewidth=0.8, label=f"$x_{{{level + 1}}}$")
-            low, mid, high = np.quantile(paths[:, :, level], (0.16, 0.5, 0.84), axis=1)
-            ax.plot(times, mid, "--", color=colour, linewidth=1.2)
+def companions(tree: xr.DataTree) -> Figure:
+    """Levels against time: lines and bands, median and 16-84 % of the students; dashes and dots, the same of companions."""
+    run = _member(tree, "companions")
+    figure, axes = new_figure(TWO_COLUMNS, 2.7, columns=run.sizes["temperature"])
+    for k, ax in enumerate(axes):
+        cell = run.isel(temperature=k)
+        process = Companions(cell)
+        paths = integrate(process.levels[0], process, float(cell.temperature), process.times,
+                          float(learning_rate(cell)) / 2, np.random.default_rng(0))  # fmt: skip
+        for level, colour in zip(_LEVELS, _COLOURS, strict=True):
+            low, middle, high = np.quantile(process.levels[..., level], (0.16, 0.5, 0.84), axis=1)
+            ax.fill_between(process.times, low, high, color=colour, alpha=0.25, linewidth=0)
+            ax.plot(process.times, middle, color=colour, linewidth=0.8, label=f"$x_{{{level + 1}}}$")
+            low, middle, high = np.quantile(paths[..., level], (0.16, 0.5, 0.84), axis=1)
+            ax.plot(process.times, middle, "--", color=colour, linewidth=1.2)
             for end in (low, high):
-                ax.plot(times, end, ":", color=colour, linewidth=0.8)
-        ax.set(yscale="log", xlabel=_TIME, title=cell_label(one))
+                ax.plot(process.times, end, ":", color=colour, linewidth=0.8)
+        ax.set(yscale="log", xlabel=_TIME, title=cell_label(cell))
     axes[0].set_ylabel(r"levels $x_i$ of $WW^T$")
-    axes[-1].legend(ncols=2, handlelength=1)
+    axes[0].legend(ncols=2, handlelength=1, loc="lower right")
     figure.suptitle(training_length(run), fontsize=8)
     return figure
 
@@ -156,6 +155,11 @@ def noise_alone(tree: xr.DataTree) -> Figure:
     figure, axes = new_figure(TWO_COLUMNS, 2.6, columns=3)
     runs = {order: _member(tree, f"linear_{order}") for order in _ORDERS}
     scale = standard_levels(20_000)
+    inputs = layer(runs["iid"]).inputs
+
+    def process(levels: np.ndarray, _: float) -> Coefficients:
+        return laguerre(levels, inputs, 1.0, 1.0)
+
     for ax, (order, run) in zip(axes, runs.items(), strict=False):
         cell = run.isel(temperature=0)
         rate = float(learning_rate(run)[0])
@@ -163,9 +167,7 @@ def noise_alone(tree: xr.DataTree) -> Figure:
         times = run.step.values * rate
         levels = sound(run, run.eigenvalues).isel(temperature=0)
         levels = levels.transpose("step", "seed", "level", ...).values.reshape(len(run.step), run.sizes["seed"], -1)
-        s, inputs = float(stability(run)[0]), 11
-        paths = integrate(levels[0], lambda x, _: laguerre(x, inputs, 1.0, 1.0), float(cell.temperature), times,
-                          times[-1] / 2000, np.random.default_rng(0))  # fmt: skip
+        paths = integrate(levels[0], process, float(cell.temperature), times, times[-1] / 2000, np.random.default_rng(0))
         exact = np.atleast_1d(expected_variance(run).isel(temperature=0).squeeze())[:, None] * scale
         for level in range(levels.shape[-1]):
             colour = f"C{level}"
@@ -174,7 +176,7 @@ def noise_alone(tree: xr.DataTree) -> Figure:
             ax.plot(times[steps], levels[steps, :, level].mean(1), color=colour, linewidth=0.8)
             ax.plot(times[steps], paths[steps, :, level].mean(1), "--", color=colour, linewidth=1.0)
             ax.plot(times[steps], exact[steps, level], "k:", linewidth=0.8)
-        ax.set(xscale="log", yscale="log", xlabel=_TIME, title=f"{order}, ${power_of_two(float(cell.temperature))} = T$")
+        ax.set(xscale="log", yscale="log", xlabel=_TIME, title=f"{order}, {cell_label(cell.drop_vars('inverse_sigma_w'))}")
         ax.set_ylim(exact[steps, 0].min() / 3, 3 * exact[-1, -1])
     axes[0].set_ylabel("levels $x_i$ of $WW^T$")
 
@@ -193,7 +195,9 @@ def noise_alone(tree: xr.DataTree) -> Figure:
     return figure
 
 
-@figure(needs=[], caption="Spacing ratio of the levels in the phases against the Gaussian orthogonal ensemble's", over="study")
+@figure(
+    needs=[], caption="Spacing ratio of the levels in the phases against the Gaussian orthogonal ensemble's", over="study"
+)
 def spacing_ratios(tree: xr.DataTree) -> Figure:
     """Mean ratio of neighbouring gaps against training length, with errors over seeds."""
     figure, ax = new_figure(ONE_COLUMN, 2.6)
@@ -210,10 +214,7 @@ def spacing_ratios(tree: xr.DataTree) -> Figure:
             if order == "iid":
                 ax.fill_between(time, mean - error, mean + error, color=f"C{number}", alpha=0.2, linewidth=0)
     ax.axhline(GOE_RATIO, color="black", linestyle="--", linewidth=0.8)
-    ax.set(xscale="log", xlabel="SGD steps", ylabel=r"spacing ratio $\tilde r$")
-    ax.legend(fontsize=5.5, ncols=2)
+    ax.set(xscale="log", xlabel="SGD steps", ylabel=r"spacing ratio $\tilde r$", ylim=(0.3, 0.6))
+    ax.legend(fontsize=6, ncols=2, loc="lower left")
     figure.suptitle(training_length(run), fontsize=8)
     return figure
-
-
-__all__ = ["INVERSE_SIGMA", "READINGS", "companions", "motion", "noise_alone", "spacing_ratios"]

@@ -1,5 +1,7 @@
 """Measured motion of levels beside what their equation predicts, from a run's records."""
 
+from collections.abc import Callable
+
 import numpy as np
 import xarray as xr
 
@@ -10,13 +12,14 @@ from phasejax.analysis.theory import Coefficients, stationary_variance
 WHOLE = ("drift", "ito", "coulomb", "finite_step")
 """Parts of the motion to second order."""
 READINGS: dict[str, tuple[str, ...]] = {
-    "whole": WHOLE,
-    "without Ito": ("drift", "coulomb", "finite_step"),
-    "equally spaced": ("drift", "equally_spaced"),
+    "second order": WHOLE,
+    "without Itô": ("drift", "coulomb", "finite_step"),
+    "the paper's Eq 4.8": ("drift", "equally_spaced"),
 }
-"""What is taken of it; the last is the paper's Eq 4.8."""
+"""What is taken of it."""
 KICKED = 10
 """Steps in which levels that begin close together are thrown apart: too close for perturbation theory."""
+_MOVING = 0.5
 _INPUTS, _OUTPUTS = 11, 6
 
 
@@ -43,19 +46,30 @@ def predicted(run: xr.Dataset, first: int = 0) -> xr.DataArray:
     return moves.cumsum("step").shift(step=1, fill_value=0.0).assign_coords(step=moves.step)
 
 
+def moves(run: xr.Dataset) -> xr.Dataset:
+    """The temperatures at which the levels move by more than they are in 200 steps."""
+    return run.isel(temperature=np.flatnonzero(run.temperature >= _MOVING))
+
+
 def trace(levels: xr.DataArray) -> xr.DataArray:
     """Of X."""
     return levels.sum("level", skipna=False)
 
 
-def spread(levels: xr.DataArray) -> xr.DataArray:
+def width(levels: xr.DataArray) -> xr.DataArray:
     """x_N - x_1."""
     return levels.isel(level=-1, drop=True) - levels.isel(level=0, drop=True)
 
 
-def in_words(parts: xr.DataArray, reading: str) -> xr.DataArray:
-    """The sum of the parts of a reading."""
-    return parts.sel(part=list(READINGS[reading])).sum("part", skipna=False)
+def growth(run: xr.Dataset, of: Callable[[xr.DataArray], xr.DataArray]) -> xr.Dataset:
+    """How much width or trace has grown since the kick, and by which parts of the motion: (..., seed), (part, ..., seed)."""
+    found = {"moved": of(displacement(run, KICKED)), "parts": of(predicted(run, KICKED))}
+    return xr.Dataset(found).isel(step=-1, drop=True)
+
+
+def ratio(means: xr.Dataset, reading: str) -> xr.DataArray:
+    """Predicted over measured growth, of means over students."""
+    return means.parts.sel(part=list(READINGS[reading])).sum("part", skipna=False) / means.moved
 
 
 class Companions:
@@ -83,7 +97,9 @@ class Companions:
 
     def __call__(self, levels: np.ndarray, time: float) -> Coefficients:
         """Of the companions, (seed, level), at a time."""
-        drift, ito, noise, root = (_between(self.times, of, time) for of in (self._drift, self._ito, self._noise, self._root))
+        drift, ito, noise, root = (
+            _between(self.times, of, time) for of in (self._drift, self._ito, self._noise, self._root)
+        )
         together = noise * (levels[..., :, None] + levels[..., None, :])
         return Coefficients(drift * levels, ito, together, 2 * np.sqrt(levels)[..., None] * root)
 
