@@ -77,8 +77,7 @@ def spreading(tree: xr.DataTree) -> xr.Dataset:
     """What moves S in the phases: Coulomb terms and diffusion, as they are and as the paper has them."""
     run = _run(tree, "phases_iid")
     last = run.isel(step=-1, drop=True)
-    ends = last.noise.sel(of="diagonal", drop=True).isel(level=[0, -1], other_level=[0, -1])
-    low, high, across = (ends.isel(level=a, other_level=b, drop=True) for a, b in ((0, 0), (1, 1), (0, 1)))
+    low, high, across = (last.end_noise.isel(end=a, other_end=b, drop=True) for a, b in ((0, 0), (1, 1), (0, 1)))
     found = {"independent": low + high, "true": low + high - 2 * across}
     return _end(run, xr.Dataset(found | {part: width(last.motion.sel(part=part, drop=True)) for part in COULOMB}))
 
@@ -167,13 +166,10 @@ independent_levels = Null("independent levels", _independent)
 
 
 def _together(run: xr.Dataset) -> xr.Dataset:
-    if "noise" not in run:
+    if "end_noise" not in run:
         return run
-    own = run.noise.sel(of="diagonal").isel(level=[0, -1], other_level=[0, -1])
-    low, high = (own.isel(level=k, other_level=k, drop=True) for k in (0, 1))
-    ends = run.noise.level.isin([1, run.sizes["level"]]) & run.noise.other_level.isin([1, run.sizes["other_level"]])
-    across = ends & (run.noise.level != run.noise.other_level) & (run.noise.of == "diagonal")
-    return run.assign(noise=xr.where(across, np.sqrt(low * high), run.noise).transpose(*run.noise.dims))
+    low, high = (run.end_noise.isel(end=k, other_end=k, drop=True) for k in (0, 1))
+    return run.assign(end_noise=xr.where(run.end == run.other_end, run.end_noise, np.sqrt(low * high)))
 
 
 together = Null("positive control: the two outermost levels driven by the same noise", _together)

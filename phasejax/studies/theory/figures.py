@@ -110,7 +110,7 @@ def motion(tree: xr.DataTree, *, temperature: float = 0.5) -> Figure:
         ax.set(xscale="log", xlabel=temperature_axis(run)[1], ylabel=f"predicted / measured growth of {name}",
                title=cell_label(run))  # fmt: skip
         label_cells(ax.xaxis, moving.temperature.values)
-    axes[1].set_ylim(0.5, 3.2)
+    axes[1].set_ylim(0.5, 4)
     axes[1].legend(loc="upper left")
     figure.suptitle(training_length(run), fontsize=8)
     return figure
@@ -140,7 +140,7 @@ def companions(tree: xr.DataTree) -> Figure:
                 ax.plot(process.times, end, ":", color=colour, linewidth=0.8)
         ax.set(yscale="log", xlabel=_TIME, title=cell_label(cell))
     axes[0].set_ylabel(r"levels $x_i$ of $WW^T$")
-    axes[0].legend(ncols=2, handlelength=1, loc="lower right")
+    axes[0].legend(ncols=2, handlelength=1, loc=(0.1, 0.24), fontsize=6)
     figure.suptitle(training_length(run), fontsize=8)
     return figure
 
@@ -162,23 +162,22 @@ def noise_alone(tree: xr.DataTree) -> Figure:
 
     for ax, (order, run) in zip(axes, runs.items(), strict=False):
         cell = run.isel(temperature=0)
-        rate = float(learning_rate(run)[0])
-        steps = np.flatnonzero(run.step.values >= 8)
-        times = run.step.values * rate
-        levels = sound(run, run.eigenvalues).isel(temperature=0)
-        levels = levels.transpose("step", "seed", "level", ...).values.reshape(len(run.step), run.sizes["seed"], -1)
+        steps, times = np.flatnonzero(run.step.values >= 8), run.step.values * float(learning_rate(run)[0])
+        levels = sound(cell, cell.eigenvalues).transpose("step", "seed", "level").values
         paths = integrate(levels[0], process, float(cell.temperature), times, times[-1] / 2000, np.random.default_rng(0))
         exact = np.atleast_1d(expected_variance(run).isel(temperature=0).squeeze())[:, None] * scale
         for level in range(levels.shape[-1]):
             colour = f"C{level}"
             low, high = np.quantile(levels[:, :, level], (0.16, 0.84), axis=1)[:, steps]
             ax.fill_between(times[steps], low, high, color=colour, alpha=0.25, linewidth=0)
-            ax.plot(times[steps], levels[steps, :, level].mean(1), color=colour, linewidth=0.8)
-            ax.plot(times[steps], paths[steps, :, level].mean(1), "--", color=colour, linewidth=1.0)
-            ax.plot(times[steps], exact[steps, level], "k:", linewidth=0.8)
+            lines = {"students": (levels[:, :, level].mean(1), "-", colour), "closed form": (exact[:, level], ":", "black"),
+                     "Laguerre process": (paths[:, :, level].mean(1), "--", colour)}  # fmt: skip
+            for name, (mean, style, shade) in lines.items():
+                ax.plot(times[steps], mean[steps], style, color=shade, linewidth=0.9, label=None if level else name)
         ax.set(xscale="log", yscale="log", xlabel=_TIME, title=f"{order}, {cell_label(cell.drop_vars('inverse_sigma_w'))}")
         ax.set_ylim(exact[steps, 0].min() / 3, 3 * exact[-1, -1])
     axes[0].set_ylabel("levels $x_i$ of $WW^T$")
+    axes[1].legend(loc="upper left")
 
     ax, grid = axes[2], np.geomspace(2**-11, 0.1, 200)
     run = runs["iid"]

@@ -36,3 +36,12 @@ noise = pj.Observable(
     coordinates=(("of", ("elements", "diagonal")),),
     needs=("layers",),
 )
+
+end_noise = pj.Observable(
+    "end_noise",
+    lambda student, task: _motion(student, task).covariance[jnp.array([0, -1])][:, jnp.array([0, -1])],
+    "variances and covariance of the gradient's noise along the lowest and the highest level",
+    ("end", "other_end"),
+    equation="B.4",
+    needs=("layers",),
+)
