@@ -324,8 +324,6 @@ class Experiment:
         tables: dict[str, Any] = {}
         for name in _FIELDS:
             value = getattr(self, name)
-            if name == "observe":
-                value = [one if isinstance(one, str) else one.reference for one in value]
             tables[name] = table_of(name, value) if name in KINDS else written(value)
         return dict(sorted(tables.items(), key=lambda item: isinstance(item[1], dict)))
 

@@ -134,7 +134,8 @@ def written(value: Any) -> Any:
         return value
     if isinstance(value, Path):
         return str(value)
-    return names.name_of(value)
+    # An observable is called by its own name in its file, and says so.
+    return getattr(value, "reference", None) or names.name_of(value)
 
 
 _LISTS = ("temperatures", "learning_rates")

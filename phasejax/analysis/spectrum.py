@@ -44,6 +44,22 @@ def trace_ratio(dataset: xr.Dataset) -> xr.DataArray:
     return found.rename("trace_ratio").assign_attrs(units="1", long_name="tr X of the student over tr X of the teacher")
 
 
+GOE_RATIO = 0.5307
+"""Mean spacing ratio of large real symmetric Gaussian matrices (Atas et al., Phys. Rev. Lett. 110 (2013) 084101)."""
+
+
+def spacing_ratio(dataset: xr.Dataset) -> xr.DataArray:
+    """Mean over neighbouring gaps of the smaller over the larger, last trained layer; 2 log 2 - 1 for independent levels.
+
+    (step, temperature, sigma_w, seed). Three levels at least. It needs no unfolding: a smooth density drops out.
+    """
+    level = f"level{layer(dataset).suffix}"
+    gaps = dataset[f"eigenvalues{layer(dataset).suffix}"].astype(float).diff(level).drop_vars(level, errors="ignore")
+    below, above = gaps.isel({level: slice(None, -1)}), gaps.isel({level: slice(1, None)})
+    found = (np.minimum(below, above) / np.maximum(below, above)).mean(level, skipna=False)
+    return found.rename("spacing_ratio").assign_attrs(units="1", long_name="mean ratio of neighbouring gaps")
+
+
 def layer_sigma_w(dataset: xr.Dataset) -> xr.DataArray:
     """sigma_W at which the last trained layer itself starts, the grid's times the layer's own scale: (sigma_w,)."""
     return dataset.sigma_w * layer(dataset).scale

@@ -1,0 +1,75 @@
+"""Closed forms against each other, and against runs of the package that they are exact for."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import phasejax as pj
+from phasejax.analysis import theory
+
+
+def gaussian_levels(random, count, n, m):
+    w = random.standard_normal((count, n, m))
+    return np.linalg.eigvalsh(w @ w.transpose(0, 2, 1))
+
+
+def test_the_laguerre_process_is_that_of_a_matrix_in_free_brownian_motion():
+    """W stays Gaussian, so that the levels of a Gaussian start keep their law, but for the scale."""
+    random, count, (n, m) = np.random.default_rng(1), 3000, (4, 8)
+    start = gaussian_levels(random, count, n, m)
+    temperature, variance, time = 0.5, 2.0, 1.5
+    paths = theory.integrate(start, lambda x, _: theory.laguerre(x, m, variance), temperature, [0, time], 2e-2, random)
+    expected = gaussian_levels(random, 20 * count, n, m) * (1 + temperature * variance * time)
+    for level in range(n):
+        assert scipy.stats.ks_2samp(paths[1][:, level], expected[:, level]).pvalue > 1e-3
+    without = paths[1] - temperature * variance * m * time  # what the paper's equation would have without the Ito term
+    assert scipy.stats.ks_2samp(without[:, -1], expected[:, -1]).pvalue < 1e-9
+
+
+def test_one_spacing_has_its_stationary_law():
+    """Two levels of a symmetric matrix in a harmonic well: the spacing's equation with rho = 1, and Wigner's surmise."""
+    random, temperature, restoring = np.random.default_rng(2), 0.3, 1.0
+    start = np.full((4000, 2), [5.0, 6.0])
+
+    def orthogonal(x, _):  # of a symmetric matrix whose diagonal has twice the noise of what is off it
+        return theory.Coefficients(restoring * (5.5 - x), 0 * x, np.full((2, 2), 1.0), np.sqrt(2) * np.eye(2))
+
+    paths = theory.integrate(start, orthogonal, temperature, [0, 6 / restoring], 1e-2, random)
+    spacing = paths[-1][:, 1] - paths[-1][:, 0]
+    law = theory.spacing_law(restoring, V_S=2.0, D_S=2.0, temperature=temperature)
+    assert scipy.stats.kstest(spacing, law.cdf).pvalue > 1e-3
+    s = np.linspace(0, 4, 50)
+    np.testing.assert_allclose(law.mean() * law.pdf(s * law.mean()), np.pi / 2 * s * np.exp(-np.pi * s**2 / 4), rtol=1e-12)
+    for rho in (0.5, 1.0, 3.0):
+        found = theory.spacing_law(0.7, V_S=rho * 1.3, D_S=1.3, temperature=0.2)
+        gamma = scipy.special.gamma(1 + rho / 2) / scipy.special.gamma((1 + rho) / 2)
+        assert found.mean() == pytest.approx(np.sqrt(2 * 0.2 * 1.3 / 0.7) * gamma)
+        density = s[1:] ** rho * np.exp(-0.7 * s[1:] ** 2 / (2 * 0.2 * 1.3))
+        np.testing.assert_allclose(found.pdf(s[1:]) / density, found.pdf(1.0) / np.exp(-0.7 / (2 * 0.2 * 1.3)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("inputs", [(1.0, 1.0), (0.0, np.sqrt(2))], ids=["additive", "multiplicative"])
+def test_one_weight_has_its_stationary_variance(inputs):
+    """y = 0 x + noise of variance 1: h = x^2, lambda = 1, q = E x^4 = 1 or 2, and s = T (q + B - 1)."""
+    x, xi = np.meshgrid(inputs, (-1.0, 1.0))
+    x, xi = x.reshape(-1, 1), xi.reshape(-1, 1)
+    batch, temperatures = 2, [0.02, 0.2, 0.35]
+    noise, q = float((x**2 * xi**2).mean()), float((x**4).mean())
+    run = pj.simulate(
+        pj.Experiment(
+            network=pj.Network((1, 1), "identity"),
+            task=pj.Arrays(x, xi, x, xi),
+            sgd=pj.Sgd(batch_size=batch, order="iid"),
+            grid=pj.Grid(temperature=temperatures, sigma_w=0.1, seeds=1500),
+            schedule=pj.Schedule(steps=300, records_per_decade=1),
+            observe=("weights",),
+        )
+    )
+    w = run.weights.isel(step_decades=-1).squeeze().transpose("temperature", "seed").values
+    for temperature, weight in zip(temperatures, w, strict=True):
+        s = temperature * (q + batch - 1)
+        expected = theory.stationary_variance(temperature, noise, 1.0, s)
+        error = np.std(weight**2) / np.sqrt(len(weight))
+        assert abs(np.mean(weight**2) - expected) < 4 * error
+        other = theory.stationary_variance(temperature, noise, 1.0, 0.0)  # of the Langevin equation, infinitely short steps
+        assert temperature < 0.1 or abs(np.mean(weight**2) - other) > 4 * error
