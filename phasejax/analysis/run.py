@@ -21,7 +21,7 @@ MADE_OF = {
 """What a reference has in place of what a run has to make it of."""
 LEVEL_DYNAMICS = ("K_S", "V_S", "D_S", "restoring")
 """What a file has only of trained layers with more than one node: a single level has no spacing."""
-BY_NAME = ("sharpness", "noise_sharpness", "stability", "teacher_sharpness", "teacher_noise_sharpness")
+BY_NAME = ("constant_loss", "sharpness", "noise_sharpness", "stability", "teacher_sharpness", "teacher_noise_sharpness")
 """What is recorded only where it is asked for by name."""
 
 

@@ -1,0 +1,112 @@
+"""What a pilot is: the experiment itself, short, over a plane of its own.
+
+Its temperatures are powers of two around the stability edge T_0 of students that start at sigma_W = 1, and reach seven
+octaves above. There, never at sigma_W << 1: with all layers trained the start is then near a saddle, whose curvature says
+nothing. Where the optimizer defines no temperature, its learning rates are powers of two from 2^-12 to 1.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import xarray as xr
+
+from phasejax.advice.reading import NEEDED, boundary, plateau, read
+from phasejax.analysis.run import grid_axis
+from phasejax.checks import number, refuse
+from phasejax.experiment import Experiment
+from phasejax.grid import Grid
+from phasejax.starts import FromDraw
+
+SEEDS = 5
+BELOW, ABOVE = 4, 7
+"""Octaves below and above the guess."""
+WITHOUT_TEMPERATURE = 2.0**-8
+"""Middle of the learning rates of an optimizer that defines no temperature: between what is usual for Adam and what is
+usual in small networks."""
+MORE = 3
+"""Octaves by which a plane is made larger that turns out too small."""
+
+
+def rate_of(experiment: Experiment) -> str:
+    """The axis along which the learning rate grows: temperature where the optimizer defines one."""
+    return "temperature" if experiment.sgd.optimizer == "sgd" else "learning_rate"
+
+
+def fixed(experiment: Experiment) -> dict[str, float]:
+    """Numbers of the cells that are given to the pilot as they are: momentum, weight decay, ...
+
+    Raises:
+        ExperimentError: one of them is an axis, or the experiment is none that advice can be given for.
+    """
+    if not isinstance(experiment.start, FromDraw):
+        raise refuse("start", type(experiment.start).__name__, "advice is about the initial scale: students must start at a "
+                     "draw, FromDraw")  # fmt: skip
+    found: dict[str, float] = {}
+    for name, value in experiment.grid.numbers:
+        if name in ("temperature", "learning_rate", "sigma_w"):
+            continue
+        if isinstance(value, tuple):
+            raise refuse(f"grid.{name}", list(value), "advice is about the learning rate and sigma_w, so it must be one number")
+        found[name] = value
+    return found
+
+
+def at_start(experiment: Experiment) -> Experiment:
+    """Students at step 0 at sigma_W = 1, whose curvature is recorded."""
+    grid = Grid({"temperature": 1.0, "sigma_w": 1.0, **fixed(experiment)}, SEEDS, experiment.grid.first_seed)
+    return replace(experiment, grid=grid, schedule=replace(experiment.schedule, steps=0),
+                   observe=("sharpness", "noise_sharpness"))  # fmt: skip
+
+
+def pilot(experiment: Experiment, budget: float, guess: float) -> Experiment:
+    """The pilot of an experiment.
+
+    Args:
+        experiment: what is planned. Of its grid sigma_w and numbers other than the learning rate are kept.
+        budget: the pilot's steps over the planned ones.
+        guess: temperature (or learning rate) around which to look.
+
+    Raises:
+        ExperimentError: the budget leaves no step, or more than are planned.
+    """
+    budget = number("budget", budget, "it must be a number above 0, up to 1", 0)
+    if budget > 1:
+        raise refuse("budget", budget, "it must be a number above 0, up to 1")
+    steps = round(budget * experiment.schedule.steps)
+    if steps < 10:
+        raise refuse("budget", budget, f"of {experiment.schedule.steps:,} steps it leaves {steps}, and a pilot needs 10")
+    middle = round(math.log2(guess))
+    rates = [2.0**k for k in range(middle - BELOW, middle + ABOVE + 1)]
+    numbers: dict[str, Any] = {rate_of(experiment): rates, "sigma_w": experiment.grid.sigma_w, **fixed(experiment)}
+    return replace(experiment, grid=Grid(numbers, SEEDS, experiment.grid.first_seed), observe=NEEDED,
+                   schedule=replace(experiment.schedule, steps=steps))  # fmt: skip
+
+
+def beyond(run: xr.Dataset) -> list[float]:
+    """Temperatures (or learning rates) that a plane lacks: hotter where a plateau is not reached, colder where the best
+    cell is the coldest; none where nothing is lacking, or nothing was learned.
+    """  # noqa: D205
+    found, rate = read(run), grid_axis(run)
+    at = found.y[rate].values
+    if not found.learned:
+        return []
+    if not bool(plateau(boundary(found.y, rate)).all()):
+        return [float(at[-1]) * 2.0**k for k in range(1, MORE + 1)]
+    return [float(at[0]) * 2.0**k for k in range(-MORE, 0)] if found.best.rate == at[0] else []
+
+
+def widened(experiment: Experiment, rates: list[float]) -> Experiment:
+    """A pilot at other temperatures (or learning rates)."""
+    numbers = dict(experiment.grid.numbers) | {rate_of(experiment): rates}
+    return replace(experiment, grid=Grid(numbers, SEEDS, experiment.grid.first_seed))
+
+
+def joined(runs: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Pilots of one experiment at different temperatures (or learning rates) as one, in memory."""
+    rate = grid_axis(runs[0])
+    parts = [run[list(NEEDED)].load() for run in runs]
+    if len(parts) == 1:
+        return parts[0]
+    return xr.concat(parts, rate, data_vars="minimal", combine_attrs="override").sortby(rate)

@@ -1,0 +1,207 @@
+"""What a pilot says: the temperature boundary of each column, the best cell, the jamming boundary, and when it does not know.
+
+    y = min(log10 loss, log10 of a constant output's loss), which is also the y of a student that is not finite
+    contrast c = hot - min y, hot the mean of y at the two hottest temperatures
+    T_c = the last upward crossing of min y + c / 2, interpolated in log2 T, where c > 1
+
+of means over seeds. Where the optimizer defines no temperature the same is read along the learning rate.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+import xarray as xr
+from scipy.special import stdtrit
+
+from phasejax.analysis.run import RunError, grid_axis, require
+from phasejax.analysis.statistics import crossings, log10
+
+NEEDED = ("test_loss", "constant_loss", "diverged_step")
+"""What a pilot records."""
+CONTRAST = 1.0
+"""Decades between the best and the hot loss below which no boundary is reported."""
+LEARNED = 0.3
+"""Decades below a constant output's loss from which on something was learned."""
+LEVEL = 0.25
+"""The hot plateau is reached where the two hottest temperatures differ by less than this share of the contrast."""
+SPREAD = 0.5
+"""Octaves by which T_c of a pilot and of the whole training differ between networks, beside what seeds explain."""
+CONFIDENCE = 0.9
+"""Of intervals."""
+FLOOR = 1e-30
+"""What is smaller counts as this in a logarithm."""
+
+Kind = Literal["boundary", "divergence", "none", "no plateau", "nothing learned"]
+"""What a column has: a boundary, one above which training diverges, none in this range, one of which only a lower bound is
+known because the hot plateau was not reached, or nothing that was learned yet."""
+
+
+class Cell(NamedTuple):
+    """A cell of the grid."""
+
+    rate: float
+    """Its temperature, or its learning rate where that is the grid's axis."""
+    sigma_w: float
+    y: float
+    """Mean over seeds."""
+
+
+class Reading(NamedTuple):
+    """What a pilot says."""
+
+    rate: str
+    """Name of the axis along which the learning rate grows."""
+    y: xr.DataArray
+    """(rate, sigma_w), both ascending: mean over seeds."""
+    columns: xr.Dataset
+    """Over sigma_w: `contrast` in decades, `T_c` (NaN where none is reported) between `low` and `high`, its `error` by the
+    jackknife in octaves, its `drift` in octaves a decade of steps, and `kind`."""
+    best: Cell
+    """The lowest y."""
+    jamming: xr.Dataset
+    """At the best cell's temperature: `contrast`, `sigma_c` between `low` and `high`."""
+    gain: float
+    """Decades by which the best cell is better than a constant output."""
+
+    @property
+    def learned(self) -> bool:
+        """Whether anything was learned."""
+        return self.gain > LEARNED
+
+
+def scores(run: xr.Dataset, record: int = -1) -> xr.DataArray:
+    """y of every student at a record, (rate, sigma_w, seed), axes ascending; sigma_w is an axis even if there is one.
+
+    Raises:
+        RunError: the run lacks what it needs.
+    """
+    require(run, "test_loss", "diverged_step")
+    if "constant_loss" not in run:
+        raise RunError("The file lacks the variable constant_loss, which a pilot records.")
+    found = run.isel(step=record)
+    cap = log10(found.constant_loss.clip(min=FLOOR))
+    y = np.minimum(log10(found.test_loss.astype(float).clip(min=FLOOR)), cap)
+    y = y.where(np.isfinite(found.test_loss) & (found.diverged_step < 0), cap)
+    return _plane(run, y).rename("y")
+
+
+def boundary(y: xr.DataArray, along: str) -> xr.Dataset:
+    """Where y rises for the last time from its least value to that at the end of an axis.
+
+    Args:
+        y: with the axis `along`, ascending and of three values or more, and any others.
+        along: the axis, whose two last values are the plateau.
+
+    Returns:
+        Without that axis: `contrast`, `at` (NaN without a crossing), and `slope`, by how much the last two values differ.
+    """
+    last = y.isel({along: slice(-2, None)})
+    hot, least = last.mean(along), y.min(along)
+    at = crossings(y, least + (hot - least) / 2, along, rising=True).max("crossing")
+    return xr.Dataset({"contrast": hot - least, "at": at, "slope": np.abs(last.diff(along).isel({along: 0}, drop=True))})
+
+
+def with_interval(y: xr.DataArray, along: str, spread: float = SPREAD) -> xr.Dataset:
+    """`boundary` of the mean over seeds, with its interval.
+
+    Args:
+        y: as `boundary` takes it, and (..., seed).
+        along: the axis.
+        spread: delta in octaves.
+
+    Returns:
+        As well: `error` in octaves, by the jackknife over seeds, infinite where only some of the seeds have a crossing or
+        there is one seed, and `low` and `high`, at sqrt((t error)^2 + delta^2) octaves from the crossing.
+    """
+    found, seeds = boundary(y.mean("seed"), along), y.sizes["seed"]
+    if seeds > 1:
+        without = [np.log2(boundary(y.isel(seed=np.arange(seeds) != k).mean("seed"), along)["at"]) for k in range(seeds)]
+        left = xr.concat(without, "without")
+        error = np.sqrt((seeds - 1) * left.var("without", skipna=False)).fillna(np.inf)
+        width = np.hypot(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2) * error, spread)
+    else:
+        error = width = xr.full_like(found["at"], np.inf)
+    return found.assign(error=error, low=found["at"] * 2**-width, high=found["at"] * 2**width)
+
+
+def read(run: xr.Dataset) -> Reading:
+    """What a pilot says.
+
+    Args:
+        run: of temperature (or learning_rate), three values or more, and sigma_w, at its last record; with `test_loss`,
+            `constant_loss` and `diverged_step`.
+
+    Raises:
+        RunError: it lacks one of them.
+    """
+    y, rate = scores(run), grid_axis(run)
+    mean = y.mean("seed")
+    best = mean.where(mean == mean.min(), drop=True).isel({rate: 0, "sigma_w": 0})
+    cell = Cell(float(best[rate]), float(best.sigma_w), float(best))
+    gain = float(log10(run.constant_loss.clip(min=FLOOR)).mean("seed")) - cell.y
+    found = with_interval(y, rate)
+    columns = found.rename({"at": "T_c"}).assign(kind=_kinds(run, found, gain), drift=_drift(run))
+    reported = columns.kind.isin(["boundary", "divergence"])
+    columns[["T_c", "low", "high"]] = columns[["T_c", "low", "high"]].where(reported)
+    jamming = xr.Dataset({name: xr.DataArray(math.nan) for name in ("contrast", "sigma_c", "low", "high")})
+    if mean.sizes["sigma_w"] > 2:
+        found = with_interval(y.sel({rate: cell.rate}), "sigma_w").rename({"at": "sigma_c"})
+        seen = (found.contrast > CONTRAST) & (gain > LEARNED)
+        jamming = found.assign({name: found[name].where(seen) for name in ("sigma_c", "low", "high")})
+    return Reading(rate, mean, columns.drop_vars("slope"), cell, jamming, gain)
+
+
+def plateau(columns: xr.Dataset) -> xr.DataArray:
+    """Whether the hot plateau is reached, (sigma_w,) of bool; always where there is no contrast to speak of."""
+    return (columns.slope <= LEVEL * columns.contrast) | (columns.contrast < LEARNED)
+
+
+def budget_needed(run: xr.Dataset) -> float:
+    """By what factor a pilot that has learned nothing should be longer, 2 to 100: when it will have gained a decade.
+
+    From how fast the best cell's gain grew as a power of the steps over the last factor of four; 10 where it did not.
+    """
+    steps, last = run.step.values, float(run.step[-1])
+    earlier = int(np.abs(np.log(np.maximum(steps, 0.5) / (last / 4))).argmin())
+    cap = float(log10(run.constant_loss.clip(min=FLOOR)).mean("seed"))
+    then, now = (cap - float(scores(run, record).mean("seed").min()) for record in (earlier, -1))
+    if not (now > 0.02 and now > then > 0) or steps[earlier] <= 0 or steps[earlier] == last:
+        return 10.0
+    power = math.log(now / then) / math.log(last / steps[earlier])
+    return float(np.clip((1 / now) ** (1 / power), 2, 100))
+
+
+def _plane(run: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
+    rate = grid_axis(run)
+    values = values if "sigma_w" in values.dims else values.expand_dims("sigma_w")
+    return values.transpose(rate, "sigma_w", "seed").sortby([rate, "sigma_w"]).reset_coords(drop=True)
+
+
+def _kinds(run: xr.Dataset, columns: xr.Dataset, gain: float) -> xr.DataArray:
+    """What each column has."""
+    rate = grid_axis(run)
+    lost = _plane(run, ~np.isfinite(run.test_loss.isel(step=-1)) | (run.diverged_step.isel(step=-1) >= 0)).mean("seed")
+    words = []
+    for k in range(columns.sizes["sigma_w"]):
+        here = columns.isel(sigma_w=k)
+        if gain <= LEARNED:
+            words.append("nothing learned")
+        elif not (here.contrast > CONTRAST and np.isfinite(here["at"])):
+            words.append("none")
+        elif not plateau(here):
+            words.append("no plateau")
+        else:
+            above = int(np.searchsorted(lost[rate].values, float(here["at"])))
+            words.append("divergence" if lost[above, k] >= 0.5 else "boundary")
+    return xr.DataArray(words, dims="sigma_w", coords={"sigma_w": columns.sigma_w})
+
+
+def _drift(run: xr.Dataset) -> xr.DataArray:
+    """Octaves a decade of steps by which the crossing moved over the pilot's last factor of four in steps, (sigma_w,)."""
+    steps, last = run.step.values, float(run.step[-1])
+    earlier = int(np.abs(np.log(np.maximum(steps, 0.5) / (last / 4))).argmin())
+    then, now = (boundary(scores(run, record).mean("seed"), grid_axis(run)) for record in (earlier, -1))
+    moved = np.log2(now["at"] / then["at"]).where((now.contrast > CONTRAST) & (then.contrast > CONTRAST))
+    between = math.log10(last / steps[earlier]) if 0 < steps[earlier] < last else math.nan
+    return moved / between
