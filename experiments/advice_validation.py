@@ -25,6 +25,7 @@ import phasejax as pj
 from experiments.extensions.residual import Residual
 from phasejax.advice import NEEDED, Advice, boundary, scores
 from phasejax.advice.words import WITHIN
+from phasejax.analysis.statistics import nearest
 from phasejax.files.layout import begun
 
 RUNS = Path("runs/advice-validation")
@@ -109,7 +110,7 @@ class Truth:
 
     def regret(self, rate: float, sigma_w: float) -> float:
         """Decades by which the cell nearest to a setting is worse than the best."""
-        across, up = (int(np.abs(np.log(self.y[a].values / v)).argmin()) for a, v in (("sigma_w", sigma_w), (self.rate, rate)))
+        across, up = nearest(self.y.sigma_w, sigma_w), nearest(self.y[self.rate], rate)
         return float(np.mean([self._over(look)[up, across] - self._best(choose, look) for choose, look in self.halves]))
 
     def _over(self, seeds: np.ndarray) -> np.ndarray:
@@ -175,7 +176,7 @@ def judged(name: str, experiment: pj.Experiment) -> dict[str, Any]:
     best = reading.best
     other = boundary(truth.y.mean("seed").sel({truth.rate: best.rate}), "sigma_w")
     jamming = reading.jamming
-    momentum = dict(experiment.grid.numbers).get("momentum", 0.0)
+    momentum: Any = dict(experiment.grid.numbers).get("momentum", 0.0)
     effective = experiment.sgd.batch_size * (1 - momentum) / (1 + momentum)
     sgd = truth.rate == "temperature"
     sharpness = float(xr.open_dataset(folder / "start.nc").sharpness.mean()) if sgd else math.nan
@@ -192,7 +193,8 @@ def judged(name: str, experiment: pj.Experiment) -> dict[str, Any]:
     at = final.where(final == final.min(), drop=True)
     return {
         "name": name, "steps": experiment.schedule.steps, "cost": advice.cost, "T_0": advice.edge, "axis": reading.rate,
-        "gain": reading.gain, "best": [best.rate, best.sigma_w], "true best": [float(at[truth.rate][0]), float(at.sigma_w[0])],
+        "gain": reading.gain, "best": [best.rate, best.sigma_w],
+        "true best": [float(at[truth.rate][0]), float(at.sigma_w[0])],
         "least y": float(final.min()), "regret": truth.regret(best.rate, best.sigma_w) if reading.learned else None,
         "baselines": baselines, "columns": columns,
         "jamming": {"sigma_c": float(jamming.sigma_c), "low": float(jamming.low), "high": float(jamming.high),
@@ -273,7 +275,7 @@ def unreported(row: dict[str, Any]) -> list[bool]:
 
 
 def intervals(row: dict[str, Any], spread: float | None = None) -> list[tuple[float, float]]:
-    """Ends of the intervals of T_c in octaves from the truth; with another delta than they were made with, if one is given."""
+    """Ends of the intervals of T_c in octaves from the truth; with another delta."""
     found = []
     for c in reported(row):
         low, high = (math.log2(c[end] / c["true T_c"]) for end in ("low", "high"))
@@ -298,9 +300,10 @@ def regret(row: dict[str, Any]) -> list[float]:
 
 
 def spread_left_out(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The least delta, in twentieths of an octave, with which the intervals of all networks cover nine in ten, network by
-    network the same of all the others, and how many of the columns left out that covers.
-    """  # noqa: D205
+    """The least delta, in twentieths of an octave, with which intervals cover nine in ten.
+
+    Of all networks, then of all but each one, and what share of the columns of that one it covers.
+    """
 
     def least(rows: Sequence[dict[str, Any]]) -> float:
         def covered(spread: float) -> float:
@@ -313,15 +316,20 @@ def spread_left_out(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"all": least(rows), "each left out": left, "coverage of those left out": float(np.mean(covers))}
 
 
+def between_of(value: dict[str, float]) -> str:
+    """An interval in words."""
+    return f"{value['from']:.2f} to {value['to']:.2f}"
+
+
 def table(result: dict[str, Any]) -> str:
     """What was found, as Markdown."""
     lines = []
     for which, found in result.items():
         lines += [f"### {which}", "", "| | | 90 % |", "|---|---|---|"]
         for name, value in found["scores"].items():
-            shown = [value, ""] if not isinstance(value, dict) else [value["is"], f"{value['from']:.2f} to {value['to']:.2f}"]
-            lines.append(f"| {name} | {shown[0]:.3g} | {shown[1]} |")
-        lines += ["", "| network | cost | T_c, octaves too high, by sigma_w | regret | best, true best (log2 rate, sigma_w) |",
+            there, between = (value, "") if not isinstance(value, dict) else (value["is"], between_of(value))
+            lines.append(f"| {name} | {there:.3g} | {between} |")
+        lines += ["", "| network | cost | T_c, octaves too high, by sigma_w | regret | best, true best: log2 T, sigma_w |",
                   "|---|---|---|---|---|"]  # fmt: skip
         for row in found["networks"]:
             errors = ", ".join(f"{error:+.2f}" for error in signed(row)) or "none"
@@ -347,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, experiment in cases.items():
             if options.only is None or name in options.only:
                 rows.append(judged(name, experiment))
-                print(name, f"regret {rows[-1]['regret']}, T_c {['%+.2f' % e for e in signed(rows[-1])]}", flush=True)
+                print(name, f"regret {rows[-1]['regret']}, T_c {np.round(signed(rows[-1]), 2)}", flush=True)
         found: dict[str, Any] = {"scores": table_of_scores(rows), "networks": rows}
         if options.which == "development" and options.only is None:
             found["spread"] = spread_left_out(rows)

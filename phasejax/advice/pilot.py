@@ -48,7 +48,7 @@ def fixed(experiment: Experiment) -> dict[str, float]:
         if name in ("temperature", "learning_rate", "sigma_w"):
             continue
         if isinstance(value, tuple):
-            raise refuse(f"grid.{name}", list(value), "advice is about the learning rate and sigma_w, so it must be one number")
+            raise refuse(f"grid.{name}", list(value), "advice is about the learning rate and sigma_w: give one number")
         found[name] = value
     return found
 
@@ -85,9 +85,11 @@ def pilot(experiment: Experiment, budget: float, guess: float) -> Experiment:
 
 
 def beyond(run: xr.Dataset) -> list[float]:
-    """Temperatures (or learning rates) that a plane lacks: hotter where a plateau is not reached, colder where the best
-    cell is the coldest; none where nothing is lacking, or nothing was learned.
-    """  # noqa: D205
+    """Temperatures (or learning rates) that a plane lacks, ascending.
+
+    Hotter ones where a plateau is not reached, else colder ones where the best cell is the coldest; none where nothing is
+    lacking, or nothing was learned.
+    """
     found, rate = read(run), grid_axis(run)
     at = found.y[rate].values
     if not found.learned:

@@ -1,4 +1,4 @@
-"""What a pilot says: the temperature boundary of each column, the best cell, the jamming boundary, and when it does not know.
+"""What a pilot says: the temperature boundary of each column, the best cell, the jamming boundary, or that it is not known.
 
     y = min(log10 loss, log10 of a constant output's loss), which is also the y of a student that is not finite
     contrast c = hot - min y, hot the mean of y at the two hottest temperatures
@@ -81,8 +81,8 @@ def scores(run: xr.Dataset, record: int = -1) -> xr.DataArray:
         raise RunError("The file lacks the variable constant_loss, which a pilot records.")
     found = run.isel(step=record)
     cap = log10(found.constant_loss.clip(min=FLOOR))
-    y = np.minimum(log10(found.test_loss.astype(float).clip(min=FLOOR)), cap)
-    y = y.where(np.isfinite(found.test_loss) & (found.diverged_step < 0), cap)
+    loss = log10(found.test_loss.astype(float).clip(min=FLOOR))
+    y = loss.where((loss < cap) & (found.diverged_step < 0), cap)
     return _plane(run, y).rename("y")
 
 
@@ -116,9 +116,9 @@ def with_interval(y: xr.DataArray, along: str, spread: float = SPREAD) -> xr.Dat
     """
     found, seeds = boundary(y.mean("seed"), along), y.sizes["seed"]
     if seeds > 1:
-        without = [np.log2(boundary(y.isel(seed=np.arange(seeds) != k).mean("seed"), along)["at"]) for k in range(seeds)]
-        left = xr.concat(without, "without")
-        error = np.sqrt((seeds - 1) * left.var("without", skipna=False)).fillna(np.inf)
+        without = [boundary(y.isel(seed=np.arange(seeds) != k).mean("seed"), along)["at"] for k in range(seeds)]
+        left = log2(xr.concat(without, "without"))
+        error = ((seeds - 1) * left.var("without", skipna=False)).fillna(np.inf) ** 0.5
         width = np.hypot(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2) * error, spread)
     else:
         error = width = xr.full_like(found["at"], np.inf)
@@ -150,6 +150,11 @@ def read(run: xr.Dataset) -> Reading:
         seen = (found.contrast > CONTRAST) & (gain > LEARNED)
         jamming = found.assign({name: found[name].where(seen) for name in ("sigma_c", "low", "high")})
     return Reading(rate, mean, columns.drop_vars("slope"), cell, jamming, gain)
+
+
+def log2(x: xr.DataArray) -> xr.DataArray:
+    """Of every element."""
+    return log10(x) / math.log10(2)
 
 
 def plateau(columns: xr.Dataset) -> xr.DataArray:
@@ -202,6 +207,6 @@ def _drift(run: xr.Dataset) -> xr.DataArray:
     steps, last = run.step.values, float(run.step[-1])
     earlier = int(np.abs(np.log(np.maximum(steps, 0.5) / (last / 4))).argmin())
     then, now = (boundary(scores(run, record).mean("seed"), grid_axis(run)) for record in (earlier, -1))
-    moved = np.log2(now["at"] / then["at"]).where((now.contrast > CONTRAST) & (then.contrast > CONTRAST))
+    moved = log2(now["at"] / then["at"]).where((now.contrast > CONTRAST) & (then.contrast > CONTRAST))
     between = math.log10(last / steps[earlier]) if 0 < steps[earlier] < last else math.nan
     return moved / between

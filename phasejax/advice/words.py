@@ -60,8 +60,8 @@ def in_a_loop(advice: "Advice") -> list[str]:
     if experiment.task.loss == "mse" and optimizer == "sgd":
         outputs = experiment.network.widths[-1] if isinstance(experiment.network, Network) else None
         by = f" {outputs / 2:g}" if outputs else " half the number of outputs"
-        found.append("The loss is half the squared error, summed over outputs; torch.nn.MSELoss has neither the half nor the "
-                     f"sum, and its learning rate is this one times{by}.")  # fmt: skip
+        found.append("The loss is half the squared error, summed over outputs; torch.nn.MSELoss has neither the half nor "
+                     f"the sum, and its learning rate is this one times{by}.")  # fmt: skip
     return found
 
 
@@ -96,8 +96,8 @@ def _boundaries(advice: "Advice") -> list[str]:
             top = _number(float(advice.reading.y[advice.reading.rate][-1]))
             found.append(f"{at} the boundary is not known: the loss still rises at {name} {top}, the highest tried.")
         else:
-            found.append(f"{at} no boundary is seen in this range: hot students are {float(here.contrast):.2g} decades worse "
-                         "than the best, and one decade is needed to tell.")  # fmt: skip
+            found.append(f"{at} no boundary is seen in this range: hot students are {float(here.contrast):.2g} decades "
+                         "worse than the best, and one decade is needed to tell.")  # fmt: skip
     drift = columns.drift.where(columns.kind == "boundary")
     if bool(drift.notnull().any()):
         left = math.log10(advice.experiment.schedule.steps / int(advice.pilot.step[-1]))
