@@ -68,6 +68,13 @@ class Advice:
         return self.reading.best.rate * self.per_temperature
 
     @property
+    def initial_stds(self) -> dict[str, float]:
+        """Standard deviation of the initial entries of each array by name, at the recommended sigma_w."""
+        from phasejax.advice.words import initial_stds
+
+        return initial_stds(self.experiment, self.sigma_w)
+
+    @property
     def per_temperature(self) -> float:
         """Learning rate over what the pilot's axis is: B (1 - mu) for a temperature, else 1."""
         if self.reading.rate != "temperature":
