@@ -44,9 +44,10 @@ def plane(y, *, rates=T, sigma_w=SIGMA_W, lost=None, seeds=5, steps=(0, 25, 100)
 
 
 def step_at(centre, low=-4.0, width=0.5):
-    """y that goes from `low` to the cap about `centre(sigma_W)`, of a seed a little beside it."""
+    """y that goes from `low` to the cap and is at the level of a boundary at `centre(sigma_W)`, of a seed beside it."""
+    shift = width * math.log(reading.LEVEL / (1 - reading.LEVEL))
     return lambda step, t, s, seed: (
-        low + (CAP - low) / (1 + np.exp(-(np.log2(t) - np.log2(centre(s)) - 0.1 * (seed - 2)) / width))
+        low + (CAP - low) / (1 + np.exp(-(np.log2(t) - np.log2(centre(s)) + shift - 0.1 * (seed - 2)) / width))
     )
 
 
@@ -64,18 +65,29 @@ def test_the_last_rise_counts():
     def twice(step, t, s, seed):
         return np.where(t < 2**-4.5, -3.9, np.where(t < 2**-2.5, -1.5, np.where(t < 2**0.5, -4.0, CAP)))
 
-    assert np.allclose(np.log2(reading.read(plane(twice)).columns.T_c), 0.5)
+    assert np.allclose(np.log2(reading.read(plane(twice)).columns.T_c), reading.LEVEL)
+
+
+def test_of_cells_as_good_as_each_other_the_coldest_is_taken():
+    found = reading.read(
+        plane(lambda step, t, s, seed: np.where(t > 1.5, CAP, -3 + 0.01 * np.abs(np.log2(t)) + 0.02 * (s != 2)))
+    )
+    assert found.best[:2] == (2**-5, 2)
+    found = reading.read(
+        plane(lambda step, t, s, seed: np.where(t > 1.5, CAP, -3 + 0.1 * np.abs(np.log2(t)) + 0.2 * (s != 2)))
+    )
+    assert found.best[:2] == (1, 2)
 
 
 def test_students_that_diverge_count_as_a_constant_and_say_so():
     run = plane(lambda step, t, s, seed: np.where(t > 1.5, np.nan, -4 + 0 * t), lost=lambda step, t, s, seed: t > 1.5)
     found = reading.read(run)
     assert set(found.columns.kind.values) == {"divergence"}
-    assert np.allclose(np.log2(found.columns.T_c), 0.5)
+    assert np.allclose(np.log2(found.columns.T_c), reading.LEVEL)
     assert np.allclose(found.y.sel(temperature=[2.0, 32.0]), CAP)
     # infinite losses of students that never had a batch without a number are the same
     run = plane(lambda step, t, s, seed: np.where(t > 1.5, np.inf, -4 + 0 * t))
-    assert np.allclose(np.log2(reading.read(run).columns.T_c), 0.5)
+    assert np.allclose(np.log2(reading.read(run).columns.T_c), reading.LEVEL)
 
 
 def test_worse_than_a_constant_is_as_good_as_one():
@@ -85,7 +97,7 @@ def test_worse_than_a_constant_is_as_good_as_one():
 
 
 def test_no_boundary_where_the_hot_are_as_good():
-    found = reading.read(plane(lambda step, t, s, seed: np.where(t > 1, -3.2, -4.0) + 0 * s))
+    found = reading.read(plane(lambda step, t, s, seed: np.where(t > 1, -3.6, -4.0) + 0 * s))
     assert set(found.columns.kind.values) == {"none"}
     assert found.columns.T_c.isnull().all()
 
@@ -119,7 +131,7 @@ def test_the_jamming_boundary_lies_along_sigma_w():
         return np.maximum(step_at(lambda s: 0 * s + 1)(step, t, s, seed), np.where(s > 2.9, CAP, -4))
 
     found = reading.read(plane(jammed)).jamming
-    assert float(np.log2(found.sigma_c)) == pytest.approx(1.5, abs=0.05)
+    assert float(np.log2(found.sigma_c)) == pytest.approx(1 + reading.LEVEL, abs=0.05)
     assert found.low < found.sigma_c < found.high
     assert np.isnan(reading.read(plane(step_at(lambda s: 0 * s + 1))).jamming.sigma_c)
 
@@ -159,8 +171,8 @@ def test_sentences_say_what_was_found():
     said = str(advice_on(plane(jammed)))
     assert "Recommended: learning rate 0.0625 (temperature 0.0156)" in said
     assert "the least temperature that was tried" in said
-    assert "At sigma_w 1 training is lost above temperature 1 (90%" in said
-    assert "start too large to learn above sigma_w 2.83" in said
+    assert "At sigma_w 1 training is lost above temperature 0.99" in said
+    assert "start too large to learn above sigma_w 2.64" in said
     assert "as much as 4.2 trainings of one student" in said
     nothing = str(advice_on(plane(lambda step, t, s, seed: CAP + 0 * t)))
     assert nothing.startswith("No advice: after 100 steps nothing has been learned")

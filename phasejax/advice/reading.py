@@ -2,9 +2,12 @@
 
     y = min(log10 loss, log10 of a constant output's loss), which is also the y of a student that is not finite
     contrast c = hot - min y, hot the mean of y at the two hottest temperatures
-    T_c = the last upward crossing of min y + c / 2, interpolated in log2 T, where c > 1
+    T_c = the last upward crossing of min y + 0.4 c, interpolated in log2 T, where c > 0.5
 
-of means over seeds. Where the optimizer defines no temperature the same is read along the learning rate.
+of means over seeds. After the whole training the boundary lies at half of the contrast, which is larger then: cold students
+still learn while hot ones are done, and where half of it will be there is less than half of it now. 0.4 and 0.5 decades put
+T_c best on the networks of development (docs/advice.md). Where the optimizer defines no temperature the same is read along
+the learning rate.
 """
 
 import math
@@ -14,16 +17,21 @@ import numpy as np
 import xarray as xr
 from scipy.special import stdtrit
 
-from phasejax.analysis.run import RunError, grid_axis, require
+from phasejax.analysis.run import grid_axis, require
 from phasejax.analysis.statistics import crossings, log10
 
 NEEDED = ("test_loss", "constant_loss", "diverged_step")
 """What a pilot records."""
-CONTRAST = 1.0
+LEVEL = 0.4
+"""The boundary is read at this share of the contrast above the least y."""
+CONTRAST = 0.5
 """Decades between the best and the hot loss below which no boundary is reported."""
+TIED = 0.05
+"""Decades within which cells are as good as each other; of these the coldest is taken, for above it may be a cliff, and
+cliffs move down."""
 LEARNED = 0.3
 """Decades below a constant output's loss from which on something was learned."""
-LEVEL = 0.25
+PLATEAU = 0.25
 """The hot plateau is reached where the two hottest temperatures differ by less than this share of the contrast."""
 SPREAD = 0.5
 """Octaves by which T_c of a pilot and of the whole training differ between networks, beside what seeds explain."""
@@ -58,7 +66,7 @@ class Reading(NamedTuple):
     """Over sigma_w: `contrast` in decades, `T_c` (NaN where none is reported) between `low` and `high`, its `error` by the
     jackknife in octaves, its `drift` in octaves a decade of steps, and `kind`."""
     best: Cell
-    """The lowest y."""
+    """The coldest of those of the lowest y."""
     jamming: xr.Dataset
     """At the best cell's temperature: `contrast`, `sigma_c` between `low` and `high`."""
     gain: float
@@ -76,9 +84,7 @@ def scores(run: xr.Dataset, record: int = -1) -> xr.DataArray:
     Raises:
         RunError: the run lacks what it needs.
     """
-    require(run, "test_loss", "diverged_step")
-    if "constant_loss" not in run:
-        raise RunError("The file lacks the variable constant_loss, which a pilot records.")
+    require(run, *NEEDED)
     found = run.isel(step=record)
     cap = log10(found.constant_loss.clip(min=FLOOR))
     loss = log10(found.test_loss.astype(float).clip(min=FLOOR))
@@ -86,19 +92,20 @@ def scores(run: xr.Dataset, record: int = -1) -> xr.DataArray:
     return _plane(run, y).rename("y")
 
 
-def boundary(y: xr.DataArray, along: str) -> xr.Dataset:
+def boundary(y: xr.DataArray, along: str, level: float = 0.5) -> xr.Dataset:
     """Where y rises for the last time from its least value to that at the end of an axis.
 
     Args:
         y: with the axis `along`, ascending and of three values or more, and any others.
         along: the axis, whose two last values are the plateau.
+        level: share of the contrast above the least y at which it rises.
 
     Returns:
         Without that axis: `contrast`, `at` (NaN without a crossing), and `slope`, by how much the last two values differ.
     """
     last = y.isel({along: slice(-2, None)})
     hot, least = last.mean(along), y.min(along)
-    at = crossings(y, least + (hot - least) / 2, along, rising=True).max("crossing")
+    at = crossings(y, least + level * (hot - least), along, rising=True).max("crossing")
     return xr.Dataset({"contrast": hot - least, "at": at, "slope": np.abs(last.diff(along).isel({along: 0}, drop=True))})
 
 
@@ -114,9 +121,9 @@ def with_interval(y: xr.DataArray, along: str, spread: float = SPREAD) -> xr.Dat
         As well: `error` in octaves, by the jackknife over seeds, infinite where only some of the seeds have a crossing or
         there is one seed, and `low` and `high`, at sqrt((t error)^2 + delta^2) octaves from the crossing.
     """
-    found, seeds = boundary(y.mean("seed"), along), y.sizes["seed"]
+    found, seeds = boundary(y.mean("seed"), along, LEVEL), y.sizes["seed"]
     if seeds > 1:
-        without = [boundary(y.isel(seed=np.arange(seeds) != k).mean("seed"), along)["at"] for k in range(seeds)]
+        without = [boundary(y.isel(seed=np.arange(seeds) != k).mean("seed"), along, LEVEL)["at"] for k in range(seeds)]
         left = log2(xr.concat(without, "without"))
         error = ((seeds - 1) * left.var("without", skipna=False)).fillna(np.inf) ** 0.5
         width = np.hypot(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2) * error, spread)
@@ -137,8 +144,7 @@ def read(run: xr.Dataset) -> Reading:
     """
     y, rate = scores(run), grid_axis(run)
     mean = y.mean("seed")
-    best = mean.where(mean == mean.min(), drop=True).isel({rate: 0, "sigma_w": 0})
-    cell = Cell(float(best[rate]), float(best.sigma_w), float(best))
+    cell = _best(mean, rate)
     gain = float(log10(run.constant_loss.clip(min=FLOOR)).mean("seed")) - cell.y
     found = with_interval(y, rate)
     columns = found.rename({"at": "T_c"}).assign(kind=_kinds(run, found, gain), drift=_drift(run))
@@ -157,9 +163,15 @@ def log2(x: xr.DataArray) -> xr.DataArray:
     return log10(x) / math.log10(2)
 
 
+def _best(mean: xr.DataArray, rate: str) -> Cell:
+    tied = mean.where(mean <= mean.min() + TIED).dropna(rate, how="all").isel({rate: 0})
+    found = tied.isel(sigma_w=int(tied.fillna(np.inf).argmin("sigma_w")))
+    return Cell(float(found[rate]), float(found.sigma_w), float(found))
+
+
 def plateau(columns: xr.Dataset) -> xr.DataArray:
     """Whether the hot plateau is reached, (sigma_w,) of bool; always where there is no contrast to speak of."""
-    return (columns.slope <= LEVEL * columns.contrast) | (columns.contrast < LEARNED)
+    return (columns.slope <= PLATEAU * columns.contrast) | (columns.contrast < LEARNED)
 
 
 def budget_needed(run: xr.Dataset) -> float:
@@ -206,7 +218,7 @@ def _drift(run: xr.Dataset) -> xr.DataArray:
     """Octaves a decade of steps by which the crossing moved over the pilot's last factor of four in steps, (sigma_w,)."""
     steps, last = run.step.values, float(run.step[-1])
     earlier = int(np.abs(np.log(np.maximum(steps, 0.5) / (last / 4))).argmin())
-    then, now = (boundary(scores(run, record).mean("seed"), grid_axis(run)) for record in (earlier, -1))
+    then, now = (boundary(scores(run, record).mean("seed"), grid_axis(run), LEVEL) for record in (earlier, -1))
     moved = log2(now["at"] / then["at"]).where((now.contrast > CONTRAST) & (then.contrast > CONTRAST))
     between = math.log10(last / steps[earlier]) if 0 < steps[earlier] < last else math.nan
     return moved / between

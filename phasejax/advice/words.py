@@ -97,7 +97,7 @@ def _boundaries(advice: "Advice") -> list[str]:
             found.append(f"{at} the boundary is not known: the loss still rises at {name} {top}, the highest tried.")
         else:
             found.append(f"{at} no boundary is seen in this range: hot students are {float(here.contrast):.2g} decades "
-                         "worse than the best, and one decade is needed to tell.")  # fmt: skip
+                         "worse than the best, and half a decade is needed to tell.")  # fmt: skip
     drift = columns.drift.where(columns.kind == "boundary")
     if bool(drift.notnull().any()):
         left = math.log10(advice.experiment.schedule.steps / int(advice.pilot.step[-1]))
@@ -112,8 +112,8 @@ def _jamming(advice: "Advice") -> list[str]:
     if advice.reading.y.sizes["sigma_w"] < 3:
         return []
     if not np.isfinite(float(found.sigma_c)):
-        return ["No jamming boundary is seen: at the recommended learning rate the largest sigma_w of the grid are "
-                f"{float(found.contrast):.2g} decades worse than the best, and one decade is needed to tell."]  # fmt: skip
+        return ["No jamming boundary is seen: at the recommended learning rate the largest sigma_w are "
+                f"{float(found.contrast):.2g} decades worse than the best, and half a decade is needed to tell."]  # fmt: skip
     low, middle, high = (_number(float(found[end])) for end in ("low", "sigma_c", "high"))
     return [f"At the recommended learning rate students start too large to learn above sigma_w {middle} "
             f"({CONFIDENCE:.0%}: {low} to {high})."]  # fmt: skip

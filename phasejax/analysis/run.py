@@ -135,7 +135,7 @@ def require(dataset: xr.Dataset, *names: str) -> None:
             raise RunError(f"The file lacks the variable {name + own * (name in LEVEL_DYNAMICS)}, "
                            "which its experiment records: the run is not whole.")  # fmt: skip
         variable = dataset[name if name in dataset else name + own]
-        alone = {"seed"} if name.startswith(("target", "teacher")) else {"step"}
+        alone = {"seed"} if name.startswith(("target", "teacher", "constant")) else {"step"}
         over = {"seed", *axes} if {*STEPS} & {*variable.dims} else alone
         if name in dataset.data_vars and (variable.dtype.kind not in "bfiu" or not over <= {*variable.dims}):
             raise RunError(f"The variable {variable.name} of the file is not as a run has it: the run is not whole.")
