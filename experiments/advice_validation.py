@@ -56,6 +56,14 @@ def case(
     )  # fmt: skip
 
 
+def classes(number: int) -> pj.Arrays:
+    """Inputs with the class that a random network gives them the largest output for."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2560, 6)).astype(np.float32)
+    y = (np.tanh(2 * x @ random.standard_normal((6, 16))) @ random.standard_normal((16, number))).argmax(1)
+    return pj.Arrays(x[:2048], y[:2048], x[2048:], y[2048:])
+
+
 DEVELOPMENT = {
     "the paper's": case(trainable=(2,), sigma_w=ONE, steps=100_000),
     "the paper's, all layers": case(),
@@ -71,16 +79,20 @@ DEVELOPMENT = {
     "one hidden layer": case((3, 32, 1)),
     "three hidden layers": case((3, 16, 16, 16, 1)),
     "twice as wide": case((3, 64, 32, 1)),
+    "two outputs": case((6, 20, 2), task=pj.TeacherStudent(samples=512, test_samples=256)),
+    "four classes": case((6, 24, 4), task=classes(4)),
     "adam": case(optimizer="adam"),
-    "digits, mean squared error of a teacher": case((6, 20, 2), task=pj.TeacherStudent(samples=512, test_samples=256)),
+    "adam, one hidden layer": case((4, 32, 1), "relu", optimizer="adam"),
+    "adam, B = 32": case((3, 24, 24, 1), optimizer="adam", batch=32),
+    "adam, 10^5 steps": case((3, 24, 12, 1), "erf", optimizer="adam", steps=100_000),
 }
 """Networks that the algorithm was made on."""
 
 HELD_OUT = {
     "ten inputs": case((10, 32, 16, 1)),
     "B = 64": case((5, 24, 12, 1), batch=64),
-    "adam, relu": case((5, 32, 16, 1), "relu", optimizer="adam"),
-    "adam, B = 32": case((4, 24, 24, 1), "tanh", optimizer="adam", batch=32),
+    "adam, gelu": case((5, 32, 16, 1), "gelu", optimizer="adam"),
+    "adam, three hidden layers, B = 16": case((4, 20, 20, 20, 1), optimizer="adam", batch=16),
     "three outputs": case((4, 32, 16, 3)),
     "digits": case((64, 20, 10), "relu", batch=16, task=pj.Digits()),
     "digits, tanh, momentum": case((64, 16, 16, 10), batch=32, task=pj.Digits(samples=1408), momentum=0.8),

@@ -231,7 +231,7 @@ def test_the_pilot_is_the_experiment_but_short():
     assert found.grid.axes == {"temperature": tuple(2.0**k for k in range(-7, 5)), "sigma_w": (0.5, 1)}
     assert (found.grid.weight_decay, found.grid.seeds, found.grid.first_seed) == (1e-4, 5, 9)
     adam = dataclasses.replace(experiment, sgd=pj.Sgd("adam"), grid=pj.Grid(learning_rate=0.1, sigma_w=1))
-    assert list(pilot.pilot(adam, 0.1, pilot.WITHOUT_TEMPERATURE).grid.axes) == ["learning_rate"]
+    assert list(pilot.pilot(adam, 0.1).grid.axes) == ["learning_rate"]
 
 
 OURS = small(network=pj.Network((3, 8, 1)), grid=pj.Grid(learning_rate=0.5, sigma_w=(0.5, 1.0, 2.0), seeds=7),

@@ -117,13 +117,11 @@ def advise(
     folder = Path(folder)
     experiment.require_resolved()
     edge = math.nan
-    guess = pilot.WITHOUT_TEMPERATURE
-    pilot.pilot(experiment, budget, guess)  # what cannot be is refused before anything is trained
+    pilot.pilot(experiment, budget)  # what cannot be is refused before anything is trained
     if pilot.rate_of(experiment) == "temperature":
         with _run(pilot.at_start(experiment), folder / "start", options) as start:
             edge = float(np.exp(np.log(stability_edge(start, at="start")).mean()))
-        guess = edge if 0 < edge < math.inf else 1.0
-    now, runs = pilot.pilot(experiment, budget, guess), []
+    now, runs = pilot.pilot(experiment, budget, edge), []
     for number in range(1, MOST + 1):
         with _run(now, folder / ("pilot" if number == 1 else f"pilot-{number}"), options) as run:
             runs.append(run.load())

@@ -2,7 +2,7 @@
 
 Its temperatures are powers of two around the stability edge T_0 of students that start at sigma_W = 1, and reach seven
 octaves above. There, never at sigma_W << 1: with all layers trained the start is then near a saddle, whose curvature says
-nothing. Where the optimizer defines no temperature, its learning rates are powers of two from 2^-12 to 1.
+nothing. Where the optimizer defines no temperature, its learning rates are powers of two from 2^-13 to 2^-1.
 """
 
 import math
@@ -22,9 +22,8 @@ from phasejax.starts import FromDraw
 SEEDS = 5
 BELOW, ABOVE = 4, 7
 """Octaves below and above the guess."""
-WITHOUT_TEMPERATURE = 2.0**-8
-"""Middle of the learning rates of an optimizer that defines no temperature: between what is usual for Adam and what is
-usual in small networks."""
+WITHOUT_TEMPERATURE = (-13, -1)
+"""Exponents of two, the least and the greatest, of learning rates where the optimizer defines no temperature."""
 MORE = 3
 """Octaves by which a plane is made larger that turns out too small."""
 
@@ -53,6 +52,25 @@ def fixed(experiment: Experiment) -> dict[str, float]:
     return found
 
 
+def normalises(experiment: Experiment) -> bool:
+    """Whether the optimizer's updates stay as large as they are where gradients become small, as Adam's do.
+
+    Students then move by as much as the learning rate says however near a solution they are, and the longer they train the
+    smaller is the learning rate that is best.
+    """
+    import jax.numpy as jnp
+
+    numbers = {name: values[0] for name, values in experiment.cells().items()}
+    optimizer = experiment.optimizer.of(numbers | {"learning_rate": 1.0})
+
+    def update(size: float) -> float:
+        weights = {"w": jnp.zeros(4)}
+        found, _ = optimizer.update({"w": jnp.full(4, size)}, optimizer.init(weights), weights)
+        return float(jnp.abs(found["w"]).max())
+
+    return update(1e-5) > 0.5 * update(1e-4)
+
+
 def at_start(experiment: Experiment) -> Experiment:
     """Students at step 0 at sigma_W = 1, whose curvature is recorded."""
     grid = Grid({"temperature": 1.0, "sigma_w": 1.0, **fixed(experiment)}, SEEDS, experiment.grid.first_seed)
@@ -60,13 +78,13 @@ def at_start(experiment: Experiment) -> Experiment:
                    observe=("sharpness", "noise_sharpness"))  # fmt: skip
 
 
-def pilot(experiment: Experiment, budget: float, guess: float) -> Experiment:
+def pilot(experiment: Experiment, budget: float, guess: float = math.nan) -> Experiment:
     """The pilot of an experiment.
 
     Args:
         experiment: what is planned. Of its grid sigma_w and numbers other than the learning rate are kept.
         budget: the pilot's steps over the planned ones.
-        guess: temperature (or learning rate) around which to look.
+        guess: temperature around which to look, where one is defined; around 1 if it is NaN.
 
     Raises:
         ExperimentError: the budget leaves no step, or more than are planned.
@@ -77,8 +95,9 @@ def pilot(experiment: Experiment, budget: float, guess: float) -> Experiment:
     steps = round(budget * experiment.schedule.steps)
     if steps < 10:
         raise refuse("budget", budget, f"of {experiment.schedule.steps:,} steps it leaves {steps}, and a pilot needs 10")
-    middle = round(math.log2(guess))
-    rates = [2.0**k for k in range(middle - BELOW, middle + ABOVE + 1)]
+    middle = round(math.log2(guess)) if 0 < guess < math.inf else 0
+    ends = (middle - BELOW, middle + ABOVE) if rate_of(experiment) == "temperature" else WITHOUT_TEMPERATURE
+    rates = [2.0**k for k in range(ends[0], ends[1] + 1)]
     numbers: dict[str, Any] = {rate_of(experiment): rates, "sigma_w": experiment.grid.sigma_w, **fixed(experiment)}
     return replace(experiment, grid=Grid(numbers, SEEDS, experiment.grid.first_seed), observe=NEEDED,
                    schedule=replace(experiment.schedule, steps=steps))  # fmt: skip
