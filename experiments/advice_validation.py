@@ -182,11 +182,11 @@ def judged(name: str, experiment: pj.Experiment) -> dict[str, Any]:
         columns.append({
             "sigma_w": float(ours.sigma_w), "kind": str(ours.kind.values), "contrast": float(ours.contrast),
             "T_c": float(ours.T_c), "error": float(ours.error), "low": float(ours.low), "high": float(ours.high),
-            "drift": float(ours.drift), "true contrast": float(theirs.contrast), "true T_c": float(theirs["at"]),
+            "true contrast": float(theirs.contrast), "true T_c": float(theirs["at"]),
             "true slope": float(theirs.slope),
         })  # fmt: skip
     best = reading.best
-    other = boundary(truth.y.mean("seed").sel({truth.rate: best.rate}), "sigma_w")
+    other = boundary(truth.y.mean("seed").sel({truth.rate: best.rate}, method="nearest"), "sigma_w")
     jamming = reading.jamming
     momentum: Any = dict(experiment.grid.numbers).get("momentum", 0.0)
     effective = experiment.sgd.batch_size * (1 - momentum) / (1 + momentum)

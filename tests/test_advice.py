@@ -97,7 +97,7 @@ def test_worse_than_a_constant_is_as_good_as_one():
 
 
 def test_no_boundary_where_the_hot_are_as_good():
-    found = reading.read(plane(lambda step, t, s, seed: np.where(t > 1, -3.6, -4.0) + 0 * s))
+    found = reading.read(plane(lambda step, t, s, seed: np.where(t > 1, -3.5, -4.0) + 0 * s))
     assert set(found.columns.kind.values) == {"none"}
     assert found.columns.T_c.isnull().all()
 
@@ -117,12 +117,12 @@ def test_more_of_a_plane_is_asked_for_where_it_ends_too_early():
 
 
 def test_nothing_learned_is_said_with_what_would_do():
-    # The gain grows as the square root of the steps: to be a decade it takes (1 / 0.2)^2 as many.
-    run = plane(lambda step, t, s, seed: CAP - 0.02 * np.sqrt(step) * (t < 1))
+    # The gain grows as the square root of the steps: to be a decade it takes (1 / 0.04)^2 as many, but no more is said than 100.
+    run = plane(lambda step, t, s, seed: CAP - 0.004 * np.sqrt(step) * (t < 1))
     found = reading.read(run)
     assert not found.learned
     assert set(found.columns.kind.values) == {"nothing learned"}
-    assert reading.budget_needed(run) == pytest.approx(25)
+    assert reading.budget_needed(run) == 100
     assert reading.budget_needed(plane(lambda step, t, s, seed: CAP + 0 * t)) == 10
 
 
@@ -131,7 +131,7 @@ def test_the_jamming_boundary_lies_along_sigma_w():
         return np.maximum(step_at(lambda s: 0 * s + 1)(step, t, s, seed), np.where(s > 2.9, CAP, -4))
 
     found = reading.read(plane(jammed)).jamming
-    assert float(np.log2(found.sigma_c)) == pytest.approx(1 + reading.LEVEL, abs=0.05)
+    assert float(np.log2(found.sigma_c)) == pytest.approx(1 + reading.JAMMING_LEVEL, abs=0.05)
     assert found.low < found.sigma_c < found.high
     assert np.isnan(reading.read(plane(step_at(lambda s: 0 * s + 1))).jamming.sigma_c)
 
@@ -152,13 +152,6 @@ def test_the_jackknife_is_that_of_a_mean():
     assert np.allclose(found.error, shifts.std(ddof=1) / 5**0.5, atol=1e-6)
 
 
-def test_drift_is_told_in_octaves_a_decade():
-    def moving(step, t, s, seed):
-        return step_at(lambda s: np.sqrt(np.maximum(step, 1) / 100), width=0.2)(step, t, s, seed)
-
-    assert np.allclose(reading.read(plane(moving)).columns.drift, 0.5 / math.log10(2), atol=0.01)
-
-
 def advice_on(run, experiment=None):
     """Advice as it follows from a plane."""
     return Advice(experiment or pj.Experiment(schedule=pj.Schedule(10_000)), run, reading.read(run), 0.1)
@@ -172,7 +165,7 @@ def test_sentences_say_what_was_found():
     assert "Recommended: learning rate 0.0625 (temperature 0.0156)" in said
     assert "the least temperature that was tried" in said
     assert "At sigma_w 1 training is lost above temperature 0.99" in said
-    assert "start too large to learn above sigma_w 2.64" in said
+    assert "start too large to learn above sigma_w 2.83" in said
     assert "as much as 4.2 trainings of one student" in said
     nothing = str(advice_on(plane(lambda step, t, s, seed: CAP + 0 * t)))
     assert nothing.startswith("No advice: after 100 steps nothing has been learned")

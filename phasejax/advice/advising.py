@@ -121,16 +121,17 @@ def advise(
     if pilot.rate_of(experiment) == "temperature":
         with _run(pilot.at_start(experiment), folder / "start", options) as start:
             edge = float(np.exp(np.log(stability_edge(start, at="start")).mean()))
+    decades = -math.log10(budget) if pilot.normalises(experiment) else None
     now, runs = pilot.pilot(experiment, budget, edge), []
     for number in range(1, MOST + 1):
         with _run(now, folder / ("pilot" if number == 1 else f"pilot-{number}"), options) as run:
             runs.append(run.load())
         found = pilot.joined(runs)
-        more = pilot.beyond(found)
+        more = pilot.beyond(found, hotter=decades is None)
         if not more:
             break
         now = pilot.widened(now, more)
-    return Advice(experiment, found, read(found), edge)
+    return Advice(experiment, found, read(found, decades), edge)
 
 
 def _run(experiment: Experiment, out: Path, options: dict[str, Any]) -> xr.Dataset:

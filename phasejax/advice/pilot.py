@@ -103,17 +103,17 @@ def pilot(experiment: Experiment, budget: float, guess: float = math.nan) -> Exp
                    schedule=replace(experiment.schedule, steps=steps))  # fmt: skip
 
 
-def beyond(run: xr.Dataset) -> list[float]:
+def beyond(run: xr.Dataset, hotter: bool = True) -> list[float]:
     """Temperatures (or learning rates) that a plane lacks, ascending.
 
-    Hotter ones where a plateau is not reached, else colder ones where the best cell is the coldest; none where nothing is
-    lacking, or nothing was learned.
+    Hotter ones where a plateau is not reached and there is to be one, else colder ones where the best cell is the coldest;
+    none where nothing is lacking, or nothing was learned.
     """
     found, rate = read(run), grid_axis(run)
     at = found.y[rate].values
     if not found.learned:
         return []
-    if not bool(plateau(boundary(found.y, rate)).all()):
+    if hotter and not bool(plateau(boundary(found.y, rate)).all()):
         return [float(at[-1]) * 2.0**k for k in range(1, MORE + 1)]
     return [float(at[0]) * 2.0**k for k in range(-MORE, 0)] if found.best.rate == at[0] else []
 

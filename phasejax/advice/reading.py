@@ -2,10 +2,10 @@
 
     y = min(log10 loss, log10 of a constant output's loss), which is also the y of a student that is not finite
     contrast c = hot - min y, hot the mean of y at the two hottest temperatures
-    T_c = the last upward crossing of min y + 0.4 c, interpolated in log2 T, where c > 0.5
+    T_c = the first upward crossing of min y + 0.4 c above the T of min y, interpolated in log2 T, where c > 0.65
 
 of means over seeds. After the whole training the boundary lies at half of the contrast, which is larger then: cold students
-still learn while hot ones are done, and where half of it will be there is less than half of it now. 0.4 and 0.5 decades put
+still learn while hot ones are done, and where half of it will be there is less than half of it now. 0.4 and 0.65 decades put
 T_c best on the networks of development (docs/advice.md). Where the optimizer defines no temperature the same is read along
 the learning rate.
 """
@@ -22,23 +22,28 @@ from phasejax.analysis.statistics import crossings, log10
 
 NEEDED = ("test_loss", "constant_loss", "diverged_step")
 """What a pilot records."""
-LEVEL = 0.4
-"""The boundary is read at this share of the contrast above the least y."""
-CONTRAST = 0.5
+LEVEL, JAMMING_LEVEL = 0.4, 0.5
+"""Shares of the contrast above the least y at which the boundaries are read, in temperature and in sigma_w."""
+CONTRAST = 0.65
 """Decades between the best and the hot loss below which no boundary is reported."""
 TIED = 0.05
 """Decades within which cells are as good as each other; of these the coldest is taken, for above it may be a cliff, and
 cliffs move down."""
-LEARNED = 0.3
+LEARNED = 0.1
 """Decades below a constant output's loss from which on something was learned."""
-PLATEAU = 0.25
-"""The hot plateau is reached where the two hottest temperatures differ by less than this share of the contrast."""
-SPREAD = 0.5
-"""Octaves by which T_c of a pilot and of the whole training differ between networks, beside what seeds explain."""
+PLATEAU, FLAT = 0.25, 0.1
+"""The hot plateau is reached where y rises from the second hottest temperature to the hottest by at most this share of the
+contrast, or by so many decades."""
+SPREAD = 0.6
+"""Octaves by which T_c of a pilot and of the whole training differ between networks, beside what seeds explain: 0.45 make
+intervals cover nine in ten in each network of development left out in turn, and networks unlike those may differ more."""
 CONFIDENCE = 0.9
 """Of intervals."""
 FLOOR = 1e-30
 """What is smaller counts as this in a logarithm."""
+
+BEST_FALLS, BOUNDARY_FALLS = 0.5, 0.25
+"""Powers of the steps with which the best learning rate and the boundary fall where updates do not vanish with gradients."""
 
 Kind = Literal["boundary", "divergence", "none", "no plateau", "nothing learned"]
 """What a column has: a boundary, one above which training diverges, none in this range, one of which only a lower bound is
@@ -64,9 +69,11 @@ class Reading(NamedTuple):
     """(rate, sigma_w), both ascending: mean over seeds."""
     columns: xr.Dataset
     """Over sigma_w: `contrast` in decades, `T_c` (NaN where none is reported) between `low` and `high`, its `error` by the
-    jackknife in octaves, its `drift` in octaves a decade of steps, and `kind`."""
+    jackknife in octaves, and `kind`."""
     best: Cell
-    """The coldest of those of the lowest y."""
+    """The coldest of those of the lowest y, carried on to the whole training."""
+    found: float
+    """The temperature, or learning rate, that it has in the pilot."""
     jamming: xr.Dataset
     """At the best cell's temperature: `contrast`, `sigma_c` between `low` and `high`."""
     gain: float
@@ -93,7 +100,7 @@ def scores(run: xr.Dataset, record: int = -1) -> xr.DataArray:
 
 
 def boundary(y: xr.DataArray, along: str, level: float = 0.5) -> xr.Dataset:
-    """Where y rises for the last time from its least value to that at the end of an axis.
+    """Where y rises from its least value towards that at the end of an axis, for the first time from there on.
 
     Args:
         y: with the axis `along`, ascending and of three values or more, and any others.
@@ -101,43 +108,48 @@ def boundary(y: xr.DataArray, along: str, level: float = 0.5) -> xr.Dataset:
         level: share of the contrast above the least y at which it rises.
 
     Returns:
-        Without that axis: `contrast`, `at` (NaN without a crossing), and `slope`, by how much the last two values differ.
+        Without that axis: `contrast`, `at` (NaN without a crossing), and `slope`, the last value less the one before.
     """
     last = y.isel({along: slice(-2, None)})
     hot, least = last.mean(along), y.min(along)
-    at = crossings(y, least + level * (hot - least), along, rising=True).max("crossing")
-    return xr.Dataset({"contrast": hot - least, "at": at, "slope": np.abs(last.diff(along).isel({along: 0}, drop=True))})
+    every = crossings(y, least + level * (hot - least), along, rising=True)
+    place = y[along].isel({along: y.argmin(along)}).drop_vars(along)
+    at = every.where(every >= place).min("crossing")
+    return xr.Dataset({"contrast": hot - least, "at": at, "slope": last.diff(along).isel({along: 0}, drop=True)})
 
 
-def with_interval(y: xr.DataArray, along: str, spread: float = SPREAD) -> xr.Dataset:
+def with_interval(y: xr.DataArray, along: str, level: float) -> xr.Dataset:
     """`boundary` of the mean over seeds, with its interval.
 
     Args:
         y: as `boundary` takes it, and (..., seed).
         along: the axis.
-        spread: delta in octaves.
+        level: as `boundary` takes it.
 
     Returns:
         As well: `error` in octaves, by the jackknife over seeds, infinite where only some of the seeds have a crossing or
-        there is one seed, and `low` and `high`, at sqrt((t error)^2 + delta^2) octaves from the crossing.
+        there is one seed, and `low` and `high`, at sqrt((t error)^2 + SPREAD^2) octaves from the crossing.
     """
-    found, seeds = boundary(y.mean("seed"), along, LEVEL), y.sizes["seed"]
+    found, seeds = boundary(y.mean("seed"), along, level), y.sizes["seed"]
     if seeds > 1:
-        without = [boundary(y.isel(seed=np.arange(seeds) != k).mean("seed"), along, LEVEL)["at"] for k in range(seeds)]
+        without = [boundary(y.isel(seed=np.arange(seeds) != k).mean("seed"), along, level)["at"] for k in range(seeds)]
         left = log2(xr.concat(without, "without"))
         error = ((seeds - 1) * left.var("without", skipna=False)).fillna(np.inf) ** 0.5
-        width = np.hypot(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2) * error, spread)
+        width = np.hypot(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2) * error, SPREAD)
     else:
         error = width = xr.full_like(found["at"], np.inf)
     return found.assign(error=error, low=found["at"] * 2**-width, high=found["at"] * 2**width)
 
 
-def read(run: xr.Dataset) -> Reading:
+def read(run: xr.Dataset, decades: float | None = None) -> Reading:
     """What a pilot says.
 
     Args:
         run: of temperature (or learning_rate), three values or more, and sigma_w, at its last record; with `test_loss`,
             `constant_loss` and `diverged_step`.
+        decades: of steps by which the whole training is longer, where the optimizer's updates do not vanish with gradients
+            (`phasejax.advice.pilot.normalises`); else None. Boundary and best learning rate are then put lower, and the
+            noise grows with the learning rate without a plateau.
 
     Raises:
         RunError: it lacks one of them.
@@ -146,16 +158,18 @@ def read(run: xr.Dataset) -> Reading:
     mean = y.mean("seed")
     cell = _best(mean, rate)
     gain = float(log10(run.constant_loss.clip(min=FLOOR)).mean("seed")) - cell.y
-    found = with_interval(y, rate)
-    columns = found.rename({"at": "T_c"}).assign(kind=_kinds(run, found, gain), drift=_drift(run))
+    found = with_interval(y, rate, LEVEL)
+    columns = found.rename({"at": "T_c"}).assign(kind=_kinds(run, found, gain, decades is not None))
     reported = columns.kind.isin(["boundary", "divergence"])
-    columns[["T_c", "low", "high"]] = columns[["T_c", "low", "high"]].where(reported)
+    lower = 10 ** (-BOUNDARY_FALLS * (decades or 0))
+    columns[["T_c", "low", "high"]] = columns[["T_c", "low", "high"]].where(reported) * lower
     jamming = xr.Dataset({name: xr.DataArray(math.nan) for name in ("contrast", "sigma_c", "low", "high")})
     if mean.sizes["sigma_w"] > 2:
-        found = with_interval(y.sel({rate: cell.rate}), "sigma_w").rename({"at": "sigma_c"})
+        found = with_interval(y.sel({rate: cell.rate}), "sigma_w", JAMMING_LEVEL).rename({"at": "sigma_c"})
         seen = (found.contrast > CONTRAST) & (gain > LEARNED)
         jamming = found.assign({name: found[name].where(seen) for name in ("sigma_c", "low", "high")})
-    return Reading(rate, mean, columns.drop_vars("slope"), cell, jamming, gain)
+    best = cell._replace(rate=cell.rate * 10 ** (-BEST_FALLS * (decades or 0)))
+    return Reading(rate, mean, columns.drop_vars("slope"), best, cell.rate, jamming, gain)
 
 
 def log2(x: xr.DataArray) -> xr.DataArray:
@@ -170,8 +184,8 @@ def _best(mean: xr.DataArray, rate: str) -> Cell:
 
 
 def plateau(columns: xr.Dataset) -> xr.DataArray:
-    """Whether the hot plateau is reached, (sigma_w,) of bool; always where there is no contrast to speak of."""
-    return (columns.slope <= PLATEAU * columns.contrast) | (columns.contrast < LEARNED)
+    """Whether the hot plateau is reached, (sigma_w,) of bool."""
+    return (columns.slope <= PLATEAU * columns.contrast) | (columns.slope <= FLAT)
 
 
 def budget_needed(run: xr.Dataset) -> float:
@@ -195,7 +209,7 @@ def _plane(run: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
     return values.transpose(rate, "sigma_w", "seed").sortby([rate, "sigma_w"]).reset_coords(drop=True)
 
 
-def _kinds(run: xr.Dataset, columns: xr.Dataset, gain: float) -> xr.DataArray:
+def _kinds(run: xr.Dataset, columns: xr.Dataset, gain: float, rising: bool) -> xr.DataArray:
     """What each column has."""
     rate = grid_axis(run)
     lost = _plane(run, ~np.isfinite(run.test_loss.isel(step=-1)) | (run.diverged_step.isel(step=-1) >= 0)).mean("seed")
@@ -206,19 +220,9 @@ def _kinds(run: xr.Dataset, columns: xr.Dataset, gain: float) -> xr.DataArray:
             words.append("nothing learned")
         elif not (here.contrast > CONTRAST and np.isfinite(here["at"])):
             words.append("none")
-        elif not plateau(here):
+        elif not (rising or plateau(here)):
             words.append("no plateau")
         else:
             above = int(np.searchsorted(lost[rate].values, float(here["at"])))
             words.append("divergence" if lost[above, k] >= 0.5 else "boundary")
     return xr.DataArray(words, dims="sigma_w", coords={"sigma_w": columns.sigma_w})
-
-
-def _drift(run: xr.Dataset) -> xr.DataArray:
-    """Octaves a decade of steps by which the crossing moved over the pilot's last factor of four in steps, (sigma_w,)."""
-    steps, last = run.step.values, float(run.step[-1])
-    earlier = int(np.abs(np.log(np.maximum(steps, 0.5) / (last / 4))).argmin())
-    then, now = (boundary(scores(run, record).mean("seed"), grid_axis(run), LEVEL) for record in (earlier, -1))
-    moved = log2(now["at"] / then["at"]).where((now.contrast > CONTRAST) & (then.contrast > CONTRAST))
-    between = math.log10(last / steps[earlier]) if 0 < steps[earlier] < last else math.nan
-    return moved / between
