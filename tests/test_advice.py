@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import xarray as xr
 from conftest import small
@@ -117,7 +118,7 @@ def test_more_of_a_plane_is_asked_for_where_it_ends_too_early():
 
 
 def test_nothing_learned_is_said_with_what_would_do():
-    # The gain grows as the square root of the steps: to be a decade it takes (1 / 0.04)^2 as many, but no more is said than 100.
+    # The gain grows as the square root of the steps: to be a decade it takes (1 / 0.04)^2 as many; 100 is the most said.
     run = plane(lambda step, t, s, seed: CAP - 0.004 * np.sqrt(step) * (t < 1))
     found = reading.read(run)
     assert not found.learned
@@ -180,9 +181,37 @@ def test_a_loop_of_ones_own_gets_its_own_units():
     assert dict(found.recommended.grid.numbers) == {"temperature": T[0], "sigma_w": found.sigma_w, "momentum": 0.75}
     said = " ".join(words.in_a_loop(found))
     assert f"torch.optim.SGD(parameters, lr={found.learning_rate:.4g}, momentum=0.75)" in said
+    decayed = dataclasses.replace(experiment, grid=pj.Grid(temperature=1.0, momentum=0.75, weight_decay=1e-4))
+    said_too = words.in_a_loop(advice_on(found.pilot, decayed))[0]
+    assert f"optax.chain(optax.add_decayed_weights(0.0001), optax.sgd({found.learning_rate:.4g}, momentum=0.75))" in said_too
+    assert f"lr={found.learning_rate:.4g}, momentum=0.75, weight_decay=0.0001)" in said_too
     stds = words.initial_stds(experiment, 0.5)
     assert stds == {"1": pytest.approx(3**-0.5), "2": pytest.approx(0.5 * 8**-0.5)}
     assert "times 1." in said  # half of two outputs
+
+
+def test_optimizers_are_told_apart_by_whether_updates_vanish_with_gradients():
+    def clipped(learning_rate, clip):
+        return optax.chain(optax.clip_by_global_norm(clip), optax.sgd(learning_rate))
+
+    plain = pj.Grid(learning_rate=0.1)
+    grids = {"sgd": pj.Grid(learning_rate=0.1, momentum=0.9), "adam": plain, optax.lion: plain, optax.rmsprop: plain,
+             clipped: pj.Grid(learning_rate=0.1, clip=1.0)}  # fmt: skip
+    found = [pilot.normalises(pj.Experiment(sgd=pj.Sgd(of), grid=grid)) for of, grid in grids.items()]
+    assert found == [False, True, True, True, False]
+
+
+def test_where_updates_do_not_vanish_boundary_and_best_rate_are_carried_on():
+    run = plane(step_at(lambda s: 0 * s + 1)).rename(temperature="learning_rate")
+    adam = pj.Experiment(sgd=pj.Sgd("adam"), grid=pj.Grid(learning_rate=T, b2=0.99), schedule=pj.Schedule(10_000))
+    run.attrs.update(experiment=adam.to_toml(), axes="learning_rate sigma_w")
+    short, long = reading.read(run, 0.0), reading.read(run, 2.0)
+    assert np.allclose(long.columns.T_c, short.columns.T_c / 10**0.5)
+    assert (long.best.rate, long.found) == (pytest.approx(short.best.rate / 10), short.best.rate)
+    said = " ".join(words.sentences(Advice(adam, run, long, math.nan)))
+    assert f"the pilot's own best was {T[0]:.3g}" in said
+    assert "torch.optim.Adam(parameters, lr=0.001563, betas=(0.9, 0.99))" in said
+    assert "temperature" not in said
 
 
 def test_a_network_of_ones_own_is_drawn_to_see_its_stds():

@@ -49,17 +49,25 @@ def initial_stds(experiment: Experiment, sigma_w: float) -> dict[str, float]:
 
 def in_a_loop(advice: "Advice") -> list[str]:
     """The recommended setting for a training loop of one's own, as PyTorch and optax name it: a sentence each."""
-    experiment, fixed = advice.experiment, dict(advice.recommended.grid.numbers)
-    others = {name: value for name, value in fixed.items() if name not in ("temperature", "learning_rate", "sigma_w")}
-    optimizer = experiment.sgd.optimizer
-    calls = {"sgd": ("optax.sgd", "torch.optim.SGD"), "adam": ("optax.adam", "torch.optim.Adam")}
-    more = "".join(f", {name}={value:g}" for name, value in others.items() if value)
-    rate = f"{advice.learning_rate:.4g}"
-    if isinstance(optimizer, str) and optimizer in calls:
-        ours, theirs = calls[optimizer]
-        how = f"{ours}({rate}{more}), or {theirs}(parameters, lr={rate}{more}), with batches of {experiment.sgd.batch_size}"
+    experiment, optimizer = advice.experiment, advice.experiment.sgd.optimizer
+    given = {name: value for name, value in dict(advice.recommended.grid.numbers).items()
+             if value and name not in ("temperature", "learning_rate", "sigma_w")}  # fmt: skip
+    rate, batches = f"{advice.learning_rate:.4g}", f"with batches of {experiment.sgd.batch_size}"
+    if isinstance(optimizer, str) and optimizer in ("sgd", "adam"):
+        # Weight decay of optax is a link of its own, and PyTorch has Adam's two means in one argument.
+        decay = given.pop("weight_decay", 0.0)
+        plain = "".join(f", {name}={value:g}" for name, value in given.items())
+        theirs = f", weight_decay={decay:g}" if decay else ""
+        if betas := {
+            name: given.pop(name, default) for name, default in (("b1", 0.9), ("b2", 0.999)) if optimizer == "adam"
+        }:
+            theirs += f", betas=({betas['b1']:g}, {betas['b2']:g})" if "b1" in plain or "b2" in plain else ""
+        theirs = "".join(f", {name}={value:g}" for name, value in given.items()) + theirs
+        ours = f"optax.{optimizer}({rate}{plain})"
+        ours = f"optax.chain(optax.add_decayed_weights({decay:g}), {ours})" if decay else ours
+        how = f"{ours}, or torch.optim.{'SGD' if optimizer == 'sgd' else 'Adam'}(parameters, lr={rate}{theirs}), {batches}"
     else:
-        how = f"your optimizer at learning_rate={rate}{more}, with batches of {experiment.sgd.batch_size}"
+        how = ", ".join([f"your optimizer at learning_rate={rate}", *(f"{n}={v:g}" for n, v in given.items()), batches])
     stds = ", ".join(f"{name}: {std:.3g}" for name, std in initial_stds(experiment, advice.sigma_w).items())
     found = [f"In a loop of your own: {how}.",
              f"Standard deviations of the initial weights, by layer (std of torch.nn.init.normal_): {stds}."]  # fmt: skip
