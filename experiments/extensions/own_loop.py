@@ -14,12 +14,10 @@ from sklearn.datasets import load_digits
 import phasejax as pj
 
 OURS = pj.Experiment(
-    task=pj.Digits(),
-    network=pj.Network((64, 24, 10)),
-    sgd=pj.Sgd(batch_size=16),
+    network=pj.Network((64, 24, 10)), task=pj.Digits(), sgd=pj.Sgd(batch_size=16),
     grid=pj.Grid(learning_rate=0.1, sigma_w=[0.25, 0.5, 1, 2, 4], seeds=5),
     schedule=pj.Schedule(10_000),
-)
+)  # fmt: skip
 
 
 def train(rate, stds, steps, key, batch=16):
@@ -54,7 +52,7 @@ def main(experiment: pj.Experiment = OURS, folder: str | Path = "figures/extensi
     losses = [trained(rate, advice.initial_stds, experiment.schedule.steps, keys) for rate in rates]
     figure, ax = plt.subplots(figsize=(3.4, 2.6), layout="constrained")
     ax.plot(["half", "recommended", "double"], losses, "o", color="C0")
-    ax.set(yscale="log", ylabel="test loss", xlabel=f"learning rate; recommended {advice.learning_rate:.3g}")
+    ax.set(yscale="log", ylabel="test loss", xlabel=f"learning rate (recommended: {advice.learning_rate:.3g})")
     return pj.figures.save(figure, Path(folder) / "own_loop")
 
 

@@ -27,8 +27,8 @@ LEVEL, JAMMING_LEVEL = 0.4, 0.5
 CONTRAST = 0.65
 """Decades between the best and the hot loss below which no boundary is reported."""
 TIED = 0.05
-"""Decades within which cells are as good as each other; of these the coldest is taken, for above it may be a cliff, and
-cliffs move down."""
+"""Decades within which a cell at the next lower temperature is as good as the best, and taken in its place: above the best
+there may be a cliff, and cliffs move down."""
 LEARNED = 0.1
 """Decades below a constant output's loss from which on something was learned."""
 PLATEAU, FLAT = 0.25, 0.1
@@ -42,7 +42,7 @@ CONFIDENCE = 0.9
 FLOOR = 1e-30
 """What is smaller counts as this in a logarithm."""
 
-BEST_FALLS, BOUNDARY_FALLS = 0.5, 0.25
+BEST_FALLS, BOUNDARY_FALLS = 0.4, 0.2
 """Powers of the steps with which the best learning rate and the boundary fall where updates do not vanish with gradients."""
 
 Kind = Literal["boundary", "divergence", "none", "no plateau", "nothing learned"]
@@ -71,7 +71,7 @@ class Reading(NamedTuple):
     """Over sigma_w: `contrast` in decades, `T_c` (NaN where none is reported) between `low` and `high`, its `error` by the
     jackknife in octaves, and `kind`."""
     best: Cell
-    """The coldest of those of the lowest y, carried on to the whole training."""
+    """That of the lowest y, or one as good at the next lower temperature; carried on to the whole training."""
     found: float
     """The temperature, or learning rate, that it has in the pilot."""
     jamming: xr.Dataset
@@ -178,8 +178,10 @@ def log2(x: xr.DataArray) -> xr.DataArray:
 
 
 def _best(mean: xr.DataArray, rate: str) -> Cell:
-    tied = mean.where(mean <= mean.min() + TIED).dropna(rate, how="all").isel({rate: 0})
-    found = tied.isel(sigma_w=int(tied.fillna(np.inf).argmin("sigma_w")))
+    rows = mean.min("sigma_w").values
+    row = int(rows.argmin())
+    row -= row > 0 and rows[row - 1] <= rows[row] + TIED
+    found = mean.isel({rate: row}).isel(sigma_w=int(mean.isel({rate: row}).argmin("sigma_w")))
     return Cell(float(found[rate]), float(found.sigma_w), float(found))
 
 
