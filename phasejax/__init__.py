@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phasejax import claims, figures
+    from phasejax.advice import Advice, advise
     from phasejax.analysis.run import RunError
     from phasejax.checks import ExperimentError
     from phasejax.engines import Engine
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "Advice": "advice",
     "Advance": "state",
     "Arrays": "tasks",
     "Batches": "state",
@@ -62,6 +64,7 @@ _HOMES = {
     "Study": "studies.study",
     "Task": "state",
     "TeacherStudent": "tasks",
+    "advise": "advice",
     "explore": "explorer",
     "figure": "figures.style",
     "merge": "files.slabs",
@@ -75,6 +78,7 @@ _MODULES = ("claims", "figures")
 
 __all__ = [
     "Advance",
+    "Advice",
     "Arrays",
     "Batches",
     "Cells",
@@ -102,6 +106,7 @@ __all__ = [
     "Study",
     "Task",
     "TeacherStudent",
+    "advise",
     "claims",
     "explore",
     "figure",

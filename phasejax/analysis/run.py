@@ -21,7 +21,7 @@ MADE_OF = {
 """What a reference has in place of what a run has to make it of."""
 LEVEL_DYNAMICS = ("K_S", "V_S", "D_S", "restoring")
 """What a file has only of trained layers with more than one node: a single level has no spacing."""
-BY_NAME = ("sharpness", "noise_sharpness", "stability", "teacher_sharpness", "teacher_noise_sharpness")
+BY_NAME = ("constant_loss", "sharpness", "noise_sharpness", "stability", "teacher_sharpness", "teacher_noise_sharpness")
 """What is recorded only where it is asked for by name."""
 
 
@@ -135,7 +135,7 @@ def require(dataset: xr.Dataset, *names: str) -> None:
             raise RunError(f"The file lacks the variable {name + own * (name in LEVEL_DYNAMICS)}, "
                            "which its experiment records: the run is not whole.")  # fmt: skip
         variable = dataset[name if name in dataset else name + own]
-        alone = {"seed"} if name.startswith(("target", "teacher")) else {"step"}
+        alone = {"seed"} if name.startswith(("target", "teacher", "constant")) else {"step"}
         over = {"seed", *axes} if {*STEPS} & {*variable.dims} else alone
         if name in dataset.data_vars and (variable.dtype.kind not in "bfiu" or not over <= {*variable.dims}):
             raise RunError(f"The variable {variable.name} of the file is not as a run has it: the run is not whole.")

@@ -7,9 +7,9 @@ from typing import NoReturn
 from phasejax.checks import ExperimentError
 from phasejax.cli.looking import Compare, Explore, Figures, Merge, Status, compare, explore, figures, merge, status
 from phasejax.cli.refusals import one_sentence, stand_in_for_closed_streams
-from phasejax.cli.training import Run, StudyOptions, run, study
+from phasejax.cli.training import Advise, Run, StudyOptions, advise, run, study
 
-__all__ = ["compare", "explore", "figures", "main", "merge", "run", "status", "study"]
+__all__ = ["advise", "compare", "explore", "figures", "main", "merge", "run", "status", "study"]
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "run": (run, Run),
+        "advise": (advise, Advise),
         "study": (study, StudyOptions),
         "status": (status, Status),
         "merge": (merge, Merge),

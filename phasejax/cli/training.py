@@ -1,5 +1,6 @@
-"""Commands that train: run, whose options are an experiment's settings, and study."""
+"""Commands that train: run and advise, whose options are an experiment's settings, and study."""
 
+import contextlib
 import math
 import os
 import re
@@ -8,11 +9,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import tyro
 
@@ -24,14 +25,12 @@ from phasejax.experiment import PRESETS, Experiment
 from phasejax.progress import doing, say
 
 _TIMED_OUT = 124
+T = TypeVar("T", bound="_Settings")
 
 
 @dataclass(frozen=True)
-class Run:
-    """Train the ensemble of an experiment and write its records to one netCDF file.
-
-    The settings come from a preset or a TOML file, and every option that has a dot in its name overrides one of them.
-    """
+class _Settings:
+    """Where an experiment's settings come from."""
 
     preset: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(PRESETS) + "}")] = None
     """Settings that come with the package; desk if neither this nor --config is given."""
@@ -39,6 +38,15 @@ class Run:
     """Settings from a TOML file; a table that it leaves out is the paper's, at desk length."""
     use: tuple[Path, ...] = ()
     """Python files that define what settings name as file:name, a function or a class of your own."""
+
+
+@dataclass(frozen=True)
+class Run(_Settings):
+    """Train the ensemble of an experiment and write its records to one netCDF file.
+
+    The settings come from a preset or a TOML file, and every option that has a dot in its name overrides one of them.
+    """
+
     out: Path | None = None
     """Where to write: runs/desk makes runs/desk.nc. The default is runs/ and the preset's or the file's name."""
     resume: Path | None = None
@@ -53,6 +61,25 @@ class Run:
     """Train one of n slabs of the seeds, i/n with i from 0, in a folder of its own; auto takes i and n from SLURM."""
     time_limit: str | None = None
     """Write a checkpoint and stop after this long, 3h50m for instance."""
+
+
+@dataclass(frozen=True)
+class Advise(_Settings):
+    """Find the temperature boundary and the best cell of an experiment from a small part of its training.
+
+    A pilot is trained, the experiment itself but short, at temperatures (or learning rates) and seeds of its own, in columns
+    that are the settings' sigma_w. What it says is printed, and written into a folder with a map and the settings of the
+    recommended cell. The settings are given as to run.
+    """
+
+    budget: float = 0.01
+    """Steps of a student of the pilot over those planned."""
+    out: Path | None = None
+    """Folder for the pilot and the report; runs/, the preset's or the file's name and -advice by default."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to train; auto takes an accelerator if there is one."""
+    time_limit: str | None = None
+    """Write a checkpoint and stop after this long, 3h50m for instance; the same command goes on."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +110,7 @@ def run(argv: Sequence[str]) -> NoReturn:
     """The command `run`: train and write. Arguments as on the command line."""
     with one_sentence():
         options, experiment = _read_run(argv)
-        out = options.resume or options.out or _default_out(options, experiment)
+        out = options.resume or options.out or Path("runs") / _own_name(options, experiment)
         seconds = _seconds(options.time_limit)
         with doing(f"starting {out}"):
             from phasejax.files import slabs
@@ -99,6 +126,27 @@ def run(argv: Sequence[str]) -> NoReturn:
         experiment.require_resolved()
         _train(experiment, out, shard, _devices(options.device), time.monotonic() + seconds, _again(options, out, shard),
                resume=options.resume is not None, engine=options.engine, overwrite=options.overwrite)  # fmt: skip
+    sys.exit(0)
+
+
+def advise(argv: Sequence[str]) -> NoReturn:
+    """The command `advise`: train a pilot, and say what it says. Arguments as on the command line."""
+    with one_sentence():
+        rest, given = arguments.split(argv)
+        options = _parsed(Advise, rest, "advise")
+        experiment = arguments.applied(_named(options), given) if given else _named(options)
+        out = options.out or Path("runs") / f"{_own_name(options, experiment)}-advice"
+        seconds = _seconds(options.time_limit)
+        experiment.require_resolved()
+        devices = _devices(options.device)
+        import phasejax.advice
+
+        with _stoppable(time.monotonic() + seconds, "the same command goes on from there") as interrupted:
+            found = phasejax.advice.advise(experiment, out, budget=options.budget, devices=devices, progress=True,
+                                           interrupted=interrupted)  # fmt: skip
+        from phasejax.advice.report import report
+
+        print(found, *report(found, out), sep="\n")
     sys.exit(0)
 
 
@@ -155,20 +203,13 @@ def _train(experiment: Experiment, out: Path, shard: Any, devices: Sequence[Any]
            resume: bool, **options: Any) -> None:  # fmt: skip
     """Train until it is done, a signal comes or the time is up; `again` says how it would go on."""
     from phasejax.files.layout import paths
-    from phasejax.simulation import Interrupted, simulate
+    from phasejax.simulation import simulate
 
-    received = _signals()
     started = time.monotonic()
     folder, file = paths(out)
-    try:
-        dataset = simulate(
-            experiment, out, devices=devices, resume=resume, shard=shard, progress=True,
-            interrupted=lambda: bool(received) or time.monotonic() > until, **options,
-        )  # fmt: skip
-    except Interrupted as stop:
-        how = "Interrupted" if received else "Out of time"
-        say(f"{how}, {stop}: {again}.")
-        sys.exit(128 + received[0] if received else _TIMED_OUT)
+    with _stoppable(until, again) as interrupted:
+        dataset = simulate(experiment, out, devices=devices, resume=resume, shard=shard, progress=True,
+                           interrupted=interrupted, **options)  # fmt: skip
     seconds = time.monotonic() - started
     if shard:
         print(f"Wrote the slab of shard {shard.index}/{shard.count} in {seconds:.0f} s. Once all are finished, "
@@ -179,6 +220,20 @@ def _train(experiment: Experiment, out: Path, shard: Any, devices: Sequence[Any]
         f"students up to step {experiment.schedule.steps:,}, in {seconds:.0f} s with engine {dataset.attrs['engine']}. "
         f'Open it with xarray.open_dataset("{file}").'
     )
+
+
+@contextlib.contextmanager
+def _stoppable(until: float, again: str) -> Iterator[Callable[[], bool]]:
+    """What says whether a signal has come or the time is up; leave then, saying how it would go on."""
+    from phasejax.simulation import Interrupted
+
+    received = _signals()
+    try:
+        yield lambda: bool(received) or time.monotonic() > until
+    except Interrupted as stop:
+        how = "Interrupted" if received else "Out of time"
+        say(f"{how}, {stop}: {again}.")
+        sys.exit(128 + received[0] if received else _TIMED_OUT)
 
 
 def _again(options: Run, out: Path, shard: Any) -> str:
@@ -242,16 +297,22 @@ def _devices(name: str) -> Sequence[Any]:
         raise refuse("device", name, f"JAX finds {' and '.join(there)} here") from None
 
 
-def _read_run(argv: Sequence[str]) -> tuple[Run, Experiment]:
-    """The options of `run`, and what to run: the settings that --preset, --config or --resume names, with those given."""
-    rest, given = arguments.split(argv)
-    options = parse(Run, rest, "run", lambda: arguments.help_of(Experiment()))
+def _parsed(command: type[T], rest: Sequence[str], name: str) -> T:
+    """The options of a command that an experiment's settings may be given to, once the files they use are known."""
+    options = parse(command, rest, name, lambda: arguments.help_of(Experiment()))
     for file in options.use:
         names.use(file)
-    sources = {"--preset": options.preset, "--config": options.config, "--resume": options.resume}
+    sources = {"--preset": options.preset, "--config": options.config, "--resume": getattr(options, "resume", None)}
     named = [name for name, value in sources.items() if value is not None]
     if len(named) > 1:
         raise ExperimentError(f"{' and '.join(named)} cannot go together: each says which settings to start from.")
+    return options
+
+
+def _read_run(argv: Sequence[str]) -> tuple[Run, Experiment]:
+    """The options of `run`, and what to run: the settings that --preset, --config or --resume names, with those given."""
+    rest, given = arguments.split(argv)
+    options = _parsed(Run, rest, "run")
     if options.resume is not None:
         for contradiction, value in (("--out", options.out), ("--overwrite", options.overwrite)):
             if value:
@@ -264,13 +325,13 @@ def _read_run(argv: Sequence[str]) -> tuple[Run, Experiment]:
     return options, arguments.applied(experiment, given) if given else experiment
 
 
-def _named(options: Run) -> Experiment:
+def _named(options: _Settings) -> Experiment:
     return Experiment.read(options.config) if options.config else Experiment.preset(options.preset or "desk")
 
 
-def _default_out(options: Run, experiment: Experiment) -> Path:
-    """runs/ and the name of the preset or file, if that is what the settings are."""
+def _own_name(options: _Settings, experiment: Experiment) -> str:
+    """The name of the preset or file, if that is what the settings are."""
     name = options.config.stem if options.config else options.preset or "desk"
     if experiment != _named(options):
         raise ExperimentError(f"--out is missing: settings other than those of {name} need a name of their own.")
-    return Path("runs") / name
+    return name

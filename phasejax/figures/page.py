@@ -15,7 +15,7 @@ from phasejax.figures.style import Draw, file_name
 
 _KINDS = {".png": "image/png", ".gif": "image/gif"}
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --line: light-dark(#d0d4da, #3a4048); --soft: light-dark(#5a626c, #a2abb6);
   --page: light-dark(#fff, #16191d); --ink: light-dark(#1b1f24, #e4e8ec); }
 body { background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; max-width: 68rem; margin: 0 auto;
@@ -52,6 +52,7 @@ dd { margin: 0; min-width: 0; } pre { white-space: pre-wrap; font-size: .8rem; m
 @media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
   .all { display: block; } .all details:not([open]) img { width: auto; height: auto; } }
 """
+"""Style sheet of the pages."""
 
 
 def index_page(
@@ -99,7 +100,7 @@ def index_page(
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 </head>
 <body>
 <h1>{_words(title)}</h1>
@@ -138,16 +139,17 @@ def _caption(draw: Draw) -> str:
 
 def _full(picture: Path, words: str) -> str:
     """A picture as wide as the page, and its caption."""
-    return f'<figure class="first">{_image(picture, words)}<figcaption>{words}</figcaption></figure>\n'
+    return f'<figure class="first">{embedded(picture, words)}<figcaption>{words}</figcaption></figure>\n'
 
 
 def _thumbnail(picture: Path, words: str) -> str:
     """A small picture that opens to its full size, and its caption."""
-    return (f"<figure><details><summary>{_image(picture, words)}</summary></details>"
+    return (f"<figure><details><summary>{embedded(picture, words)}</summary></details>"
             f"<figcaption>{words}</figcaption></figure>\n")  # fmt: skip
 
 
-def _image(picture: Path, words: str) -> str:
+def embedded(picture: Path, words: str) -> str:
+    """A PNG or GIF as an element of a page, with what it is in words."""
     content = picture.read_bytes()
     data = base64.b64encode(content).decode()
     # A PNG says its width first; at half of its 300 dpi all figures have their letters at one size.

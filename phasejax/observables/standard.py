@@ -65,6 +65,26 @@ def alignment(readout: str, student: Student, task: Task) -> Array:
     return cosine(targets @ w, student.features)
 
 
+def constant_loss(network: Any, loss: Callable, task: Task) -> Array:
+    """Mean loss on the test inputs of the constant output that the training targets suggest: ().
+
+    This is their mean, or of labels the logarithms of their shares.
+
+    Args:
+        network: for the number of its outputs.
+        loss: mean of a batch.
+        task: a seed's.
+    """
+    targets = task.targets
+    if jnp.issubdtype(targets.dtype, jnp.integer):
+        width = jax.eval_shape(network.apply, task.frozen | task.draw, task.test_features)[0].shape[-1]
+        shares = jax.nn.one_hot(targets, width, dtype=task.test_features.dtype).mean(0)
+        output = jnp.log(jnp.maximum(shares, 1 / len(targets)))
+    else:
+        output = targets.mean(0)
+    return loss(jnp.tile(output, (len(task.test_features), 1)), task.test_targets)
+
+
 @functools.lru_cache(maxsize=64)
 def standard(network: Any, task: Any, weights: When = "decades") -> tuple[Observable, ...]:
     """All that the package can record of a network on a task; equal arguments get the very same objects.
@@ -118,6 +138,8 @@ def standard(network: Any, task: Any, weights: When = "decades") -> tuple[Observ
                    coordinates=(("feature", FEATURE_BINS),), when="ends", needs=("hidden",)),
         Observable("diverged_step", lambda s, t: s.diverged_step,
                    "first update with a batch loss, or record with an output, that was not finite; -1 without one"),
+        Observable("constant_loss", functools.partial(constant_loss, network, mean_loss),
+                   "test loss of the constant output that the training targets suggest", when="once", by_name=True),
     )  # fmt: skip
     shapes = {name: array.shape for name, array in jax.eval_shape(_drawn(network)).items()}
     trained = seed.trained_names(network, shapes)

@@ -1,0 +1,1 @@
+"""The advice of pilots beside whole trainings, on networks of many kinds."""
