@@ -253,7 +253,7 @@ def test_a_file_in_the_place_of_the_finished_one_costs_no_checkpoint(finished, t
     asked = (
         lambda: phasejax.simulate(experiment, run, resume=True),
         lambda: phasejax.simulate(experiment, run, resume=True, shard=(0, 2)),
-        lambda: slabs.finish(run, over="study"),
+        lambda: slabs.finish(run, whole=True),
         lambda: slabs.merge(run),
         lambda: progress(run),
     )
