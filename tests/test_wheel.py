@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[1]
 KEPT = ("phasejax", "pyproject.toml", "README.md", "LICENSE")
 
 
-def run(*command, **environment):
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=environment.pop("cwd", None),
-                          env=environment or None)  # fmt: skip
+def run(*command, cwd=None, **environment):
+    # What stands on this process's path would count as installed.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=cwd, env=environment or inherited)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pathlib
 import platform
 import stat
 import tempfile
+import warnings
 
 import jax
 
@@ -46,7 +47,8 @@ def keep_programs() -> None:
         if (found := folder()) and (programs := _private(found / f"programs-{_machine()}")):
             _tidy(programs)
             jax.config.update("jax_compilation_cache_dir", str(programs))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+            warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
 
 
 def _machine() -> str:
@@ -59,9 +61,10 @@ def _machine() -> str:
 
 
 def _tidy(programs: pathlib.Path) -> None:
-    """Remove what somebody else has put there, and what was made longest ago where there is too much."""
+    """Remove what somebody else has put there or a power cut has emptied, and the oldest where there is too much."""
     kept = 0
     for entry in sorted(programs.iterdir(), key=lambda path: path.lstat().st_mtime, reverse=True):
-        kept += entry.lstat().st_size
-        if kept > _MOST_KEPT or entry.lstat().st_uid != os.geteuid():
+        found = entry.lstat()
+        kept += found.st_size
+        if kept > _MOST_KEPT or not found.st_size or found.st_uid != os.geteuid():
             entry.unlink()
