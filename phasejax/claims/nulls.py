@@ -60,7 +60,7 @@ def all_as(name: str) -> Null:
     return Null(
         f"every member has the run of {name}",
         lambda tree: xr.DataTree.from_dict(dict.fromkeys(members(tree), members(tree)[name])),
-        whole=True,
+        over="study",
     )
 
 
