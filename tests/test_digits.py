@@ -36,7 +36,7 @@ def digits(**parts):
 @pytest.fixture(scope="module")
 def run():
     pytest.importorskip("sklearn")
-    return pj.simulate(digits())
+    return pj.simulate(digits(), engine="autodiff")
 
 
 def test_a_planted_direction_stands_where_theory_puts_it(run):

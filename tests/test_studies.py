@@ -9,7 +9,9 @@ import xarray as xr
 from conftest import FEW, small
 
 import phasejax as pj
+from phasejax.claims import Null
 from phasejax.studies import Study, open_study
+from phasejax.studies.folder import BUILT_IN, read_study
 
 BASE = small(grid=pj.Grid(temperature=[2**-5, 0.25], sigma_w=1.0, seeds=2), observe=FEW)
 
@@ -226,3 +228,23 @@ def test_the_papers_study_is_its_presets():
     assert {draw.number for draw in paper.figures} == {None, *range(1, 10)}
     assert len(paper.claims) == len({claim.key for claim in paper.claims}) >= 16
     assert all(claim.null for claim in paper.claims)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_studies_of_the_package_can_be_trained_drawn_and_judged(name):
+    study = read_study(name)
+    assert study.study.question
+    assert study.figures
+    assert study.claims
+    for preset in ("quick", "desk"):
+        for member in study.study.at(preset).experiments().values():
+            member.require_resolved()
+
+
+def test_a_null_may_change_a_tree_as_a_whole():
+    run = xr.Dataset({"x": ("step", [1.0])})
+    tree = xr.DataTree.from_dict({"one": run, "two": 2 * run})
+    swapped = Null("one in the place of both", lambda tree: xr.DataTree.from_dict({"two": tree["one"]}), over="study")
+    assert float(swapped.of(tree)["two"].x[0]) == 1
+    doubled = Null("twice as much", lambda run: 2 * run)
+    assert float(doubled.of(tree)["two"].x[0]) == 4

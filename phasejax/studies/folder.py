@@ -1,7 +1,8 @@
 """A study as a folder: `study.toml`, what is run; `figures.py`, what is drawn of it; `claims.py`, what is said of it.
 
 The last two may be missing. Reading a study of one's own runs its Python files, each of which is known by its name in
-`study.toml` too, as with `--use`. Nothing else makes code of a file.
+`study.toml` too, as with `--use`; those of the package's are known there by their full names, as
+`phasejax.studies.jamming.observables`. Nothing else makes code of a file.
 """
 
 import importlib

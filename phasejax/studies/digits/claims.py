@@ -5,7 +5,7 @@ import xarray as xr
 from phasejax.analysis.run import members, require
 from phasejax.analysis.statistics import draw, sound
 from phasejax.claims.judging import Averages, Claim, Measure, NotInRunError, Statistic
-from phasejax.claims.nulls import Null, at_start, mirrored
+from phasejax.claims.nulls import all_as, at_start, mirrored
 from phasejax.studies.digits.levels import RANDOM, outliers
 
 PLANE = ("temperature", "sigma_w")
@@ -70,20 +70,12 @@ def more(first: Statistic, second: Statistic) -> Statistic:
     return lambda x: first(x) - second(x)
 
 
-def _unlearnt(tree: xr.DataTree) -> xr.DataTree:
-    changed = xr.DataTree.from_dict({name: members(tree)["shuffled"] for name in ("labels", "shuffled")})
-    changed.attrs.update(tree.attrs)
-    return changed
-
-
-unlearnt = Null("shuffled labels in the place of the labels", _unlearnt, over="study")
-
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "learns", "In its best cell the network tells digits", expected="more than nine of ten test images",
         measures=(Measure("test accuracy, best cell", samples, at_best("accuracy"), low=0.9),
                   Measure("training loss, best cell", samples, at_best("train_loss"))),
-        null=unlearnt, over="study",
+        null=all_as("shuffled"), over="study",
     ),
     Claim(
         "hot", "There is a hot phase that learns nothing", expected="accuracy at the highest T below 0.2",
@@ -114,6 +106,6 @@ CLAIMS: tuple[Claim, ...] = (
                           more(at_best("outliers_1"), at_best("outliers_1", "shuffled")), low=1.0),
                   Measure("labels - shuffled, above the edge of the start", samples,
                           more(at_best("beyond_1"), at_best("beyond_1", "shuffled")))),
-        null=unlearnt, over="study",
+        null=all_as("shuffled"), over="study",
     ),
 )  # fmt: skip
