@@ -11,7 +11,7 @@ from phasejax.figures.style import TEST_LOSS, TWO_COLUMNS, figure, in_powers_of_
 from phasejax.studies.stability.numbers import edges, member
 
 RELATIVE = "$T/T_0$"
-_LOOKS = {"heated": ("C1", "o", "from the teacher"), "drawn": ("C0", "^", "from a draw"), "cooled": ("C2", "v", "cooled")}
+_LOOKS = {"heated": ("C1", "o", "from the teacher"), "drawn": ("C0", "^", "from a draw"), "cooled": ("C2", "", "cooled")}
 _RATIOS = np.exp2(np.arange(-12, 49) / 8)
 
 
@@ -32,7 +32,9 @@ def _losses(ax: Axes, tree: xr.DataTree) -> None:
 def _points(ax: Axes, tree: xr.DataTree) -> None:
     found = edges(tree).isel(step=-1)
     shown = {"lost identity": ("0.5", "s", "lost, identity"), "lost": ("C1", "s", "lost, from the teacher")}
-    shown |= {f"T_c {way}": (colour, marker, f"$T_c$, {words}") for way, (colour, marker, words) in _LOOKS.items()}
+    for way in ("heated", "drawn"):
+        colour, marker, words = _LOOKS[way]
+        shown[f"T_c {way}"] = colour, marker, f"$T_c$, {words}"
     for name, (colour, marker, words) in shown.items():
         edge = found["T_0 identity" if "identity" in name else "T_0"]
         if found[name].count() < found[name].size / 2:

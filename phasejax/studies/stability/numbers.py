@@ -34,7 +34,7 @@ def edges(tree: xr.DataTree) -> xr.Dataset:
     """Temperatures of each teacher, in octaves, (seed,) or (step, seed).
 
     `T_0` and `T_0 identity` of the network and of its control; `lost` and `lost identity`, where a start at the teacher is
-    lost; `diverged identity`, where the control diverges; and `T_c drawn`, `T_c heated` and `T_c cooled`.
+    lost; `diverged identity`, where the control diverges; and `T_c drawn` and `T_c heated`.
     """
     heated, control = member(tree, "heated"), member(tree, "identity")
     at_start = member(tree, "drawn").test_loss.sel(step=0, drop=True).isel(temperature=0, drop=True)
@@ -45,7 +45,7 @@ def edges(tree: xr.DataTree) -> xr.Dataset:
         "lost identity": lost(control),
         "diverged identity": diverged(control),
     }
-    found |= {f"T_c {way}": transition(member(tree, way), LEARNT * at_start) for way in WAYS}
+    found |= {f"T_c {way}": transition(member(tree, way), LEARNT * at_start) for way in ("drawn", "heated")}
     return xr.Dataset({name: octaves(edge.drop_vars("learning_rate", errors="ignore")) for name, edge in found.items()})
 
 
