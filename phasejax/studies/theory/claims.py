@@ -28,6 +28,9 @@ from phasejax.studies.theory.levels import (
     width,
 )
 
+COULOMB = ("coulomb", "equally_spaced")
+"""Parts of the motion: what repels, and what would if levels were equally spaced."""
+
 # What is taken of the tree: numbers at the end of a member's run.
 
 
@@ -139,8 +142,9 @@ backwards = Null("the motion backwards", _parts(lambda m: -m))
 
 
 def _exchanged(motion: xr.DataArray) -> xr.DataArray:
-    other = dict(zip(COULOMB, reversed(COULOMB), strict=True))
-    return motion.sel(part=[other.get(str(part), part) for part in motion.part.values]).assign_coords(part=motion.part)
+    other: dict[str, str] = dict(zip(COULOMB, reversed(COULOMB), strict=True))
+    parts = [str(part) for part in motion.part.values]
+    return motion.sel(part=[other.get(part, part) for part in parts]).assign_coords(part=parts)
 
 
 exchanged = Null("the two Coulomb terms exchanged", _parts(_exchanged))
@@ -183,8 +187,6 @@ def _hotter(tree: xr.DataTree) -> xr.DataTree:
 
 doubled = Null("positive control: levels twice as large in cyclic order", _hotter, over="study")
 
-COULOMB = ("coulomb", "equally_spaced")
-"""Parts of the motion: what it is, and what it would be if levels were equally spaced."""
 _LOW, _HIGH = 0.8, 1.25
 _GROWTHS = (("x_N - x_1", width), ("tr X", trace))
 
