@@ -26,6 +26,7 @@ def test_any_four_signs_are_independent():
     assert (np.square(x).sum(1) == 11).all()
 
 
+@pytest.mark.long
 def test_without_noise_levels_move_by_drift_and_finite_step():
     """Batches of all samples: what is left of the motion is of third order in the learning rate."""
     study = read_study("theory").study.at("quick")
