@@ -18,6 +18,8 @@ from phasejax.analysis.theory import stationary_variance
 from phasejax.claims.judging import Averages, Claim, Measure, NotInRunError, Statistic, Take
 from phasejax.claims.nulls import Null
 from phasejax.studies.theory.levels import (
+    KICKED,
+    accompanied,
     expected_variance,
     growth,
     moves,
@@ -45,14 +47,26 @@ def _end(run: xr.Dataset, values: xr.Dataset) -> xr.Dataset:
 
 
 @functools.cache
-def grown(member: str, of: Callable[[xr.DataArray], xr.DataArray]) -> Take:
-    """Growth of the width or the trace since the first kick, by the parts of the motion, at sigma_W = 1."""
+def grown(member: str, of: Callable[[xr.DataArray], xr.DataArray], first: int = KICKED) -> Take:
+    """Growth of the width or the trace since a step, by the parts of the motion, at sigma_W = 1."""
 
     def samples(tree: xr.DataTree) -> xr.Dataset:
         run = _run(tree, member)
-        return _end(run, growth(moves(run.sel(sigma_w=1.0)), of))
+        return _end(run, growth(moves(run.sel(sigma_w=1.0)), of, first))
 
     return samples
+
+
+def beside(tree: xr.DataTree) -> xr.Dataset:
+    """Growth of width and trace of students and of their companions, and both's spread of the middle level."""
+    run = moves(_run(tree, "companions"))
+    found = []
+    for k in range(run.sizes["temperature"]):
+        process, paths = accompanied(run.isel(temperature=k))
+        both = xr.DataArray([process.levels, paths], dims=("who", "step", "seed", "level"))
+        moved, middle = both.isel(step=-1) - both.isel(step=0), np.log(both.isel(step=-1, level=both.sizes["level"] // 2))
+        found.append(xr.Dataset({"x_N - x_1": width(moved), "tr X": trace(moved), "log": middle, "square": middle**2}))
+    return _end(run, xr.concat(found, run.temperature).assign_coords(seed=run.seed))
 
 
 def entries(tree: xr.DataTree) -> xr.Dataset:
@@ -100,6 +114,17 @@ def predicts(reading: str) -> Statistic:
     return lambda x: ratio(x, reading).mean("temperature")
 
 
+def alike(name: str) -> Statistic:
+    """Growth of companions over that of students, mean over temperatures."""
+    return lambda x: (x[name].isel(who=1) / x[name].isel(who=0)).mean("temperature")
+
+
+def wider(x: Averages) -> xr.DataArray:
+    """Standard deviation of the logarithm of a middle level, companions over students."""
+    spread = np.sqrt(x.square - x.log**2)
+    return (spread.isel(who=1) / spread.isel(who=0)).mean("temperature")
+
+
 def entry(of: str, temperature: int, over: Callable[[Averages], Any]) -> Statistic:
     """Variance of an entry over a closed form, at one of the temperatures."""
     return lambda x: (x[of] / over(x)).isel(temperature=temperature)
@@ -137,7 +162,12 @@ def _parts(change: Callable[[xr.DataArray], xr.DataArray]) -> Callable[[xr.Datas
     return lambda run: run.assign(motion=change(run.motion)) if "motion" in run else run
 
 
-noiseless = Null("the Ito and Coulomb terms left out", _parts(lambda m: m.where(~m.part.isin(["ito", "coulomb"]), 0.0)))
+def _quiet(run: xr.Dataset) -> xr.Dataset:
+    run = _parts(lambda m: m.where(~m.part.isin(["ito", "coulomb"]), 0.0))(run)
+    return run.assign(noise=0 * run.noise) if "noise" in run else run
+
+
+noiseless = Null("noise left out of the equation of motion", _quiet)
 backwards = Null("the motion backwards", _parts(lambda m: -m))
 
 
@@ -204,12 +234,22 @@ def _spacing(phase: Callable[[xr.Dataset], xr.DataArray]) -> tuple[Measure, ...]
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "second_order", "Levels move as second-order perturbation theory with the noise's own covariance says (T >= 1/2)",
-        expected="predicted / measured growth in 190 steps is 1", measures=_growths("second order"),
+        expected="predicted / measured growth in 190 steps is 1",
+        measures=(*_growths("second order"),
+                  *(Measure(f"the same of {name} from step 0", grown("steps_iid", of, 0), predicts("second order"))
+                    for name, of in _GROWTHS)),
         remark="from the tenth step on; before it levels that begin close together are thrown apart", afterwards=True,
         null=noiseless, over="study",
     ),
     Claim("second_order_cyclic", "... and so in cyclic order, in an epoch in which W moves far",
           expected="1", measures=_growths("second order", "cyclic"), afterwards=True, null=noiseless, over="study"),
+    Claim("companions", "Levels with a student's coefficients and noise of their own do as the student's (T >= 1/2)",
+          expected="growth of companions / students is 1",
+          measures=(*(Measure(f"growth of {name}, companions / students", beside, alike(name), _LOW, _HIGH)
+                      for name, _ in _GROWTHS),
+                    Measure("spread of the ninth level, companions / students", beside, wider)),
+          remark="the drift is the student's: it does not call a companion back from where it alone has gone",
+          afterwards=True, null=noiseless, over="study"),
     Claim("paper_spacing", "The level spacing grows as Eq 4.8 says, with its V_S of equally spaced levels", "Eqs 4.8, B.7",
           "1", None, _growths("the paper's Eq 4.8")[:1], afterwards=True, null=backwards, over="study"),
     Claim("paper_trace", "Levels move as Eq 4.3 says, without an Ito term", "Eqs 4.3, B.1", "1", None,

@@ -25,7 +25,7 @@ from phasejax.figures.style import (
 from phasejax.studies.theory.levels import (
     KICKED,
     WHOLE,
-    Companions,
+    accompanied,
     displacement,
     expected_variance,
     growth,
@@ -127,9 +127,7 @@ def companions(tree: xr.DataTree) -> Figure:
     figure, axes = new_figure(TWO_COLUMNS, 2.7, columns=run.sizes["temperature"])
     for k, ax in enumerate(axes):
         cell = run.isel(temperature=k)
-        process = Companions(cell)
-        paths = integrate(process.levels[0], process, float(cell.temperature), process.times,
-                          float(learning_rate(cell)) / 2, np.random.default_rng(0))  # fmt: skip
+        process, paths = accompanied(cell)
         for level, colour in zip(_LEVELS, _COLOURS, strict=True):
             low, middle, high = np.quantile(process.levels[..., level], (0.16, 0.5, 0.84), axis=1)
             ax.fill_between(process.times, low, high, color=colour, alpha=0.25, linewidth=0)
