@@ -80,12 +80,13 @@ def entries(tree: xr.DataTree) -> xr.Dataset:
 
 @functools.cache
 def spaced(phase: Callable[[xr.Dataset], xr.DataArray], order: str) -> Take:
-    """Spacing ratio in a phase's cells, their mean."""
+    """Spacing ratio in a phase's cells, their mean; of all levels and of the lower ten."""
 
     def samples(tree: xr.DataTree) -> xr.Dataset:
         run = _run(tree, f"phases_{order}")
-        found = sound(run, spacing_ratio(run)).isel(step=-1, drop=True)
-        return _end(run, xr.Dataset({"ratio": found.where(phase(run)).mean(("temperature", "sigma_w"))}))
+        parts = {"ratio": run, "lower": run.isel(level=slice(_LOWER))}
+        found = {name: sound(run, spacing_ratio(of)).isel(step=-1, drop=True) for name, of in parts.items()}
+        return _end(run, xr.Dataset(found).where(phase(run)).mean(("temperature", "sigma_w")))
 
     return samples
 
@@ -109,9 +110,20 @@ def traces(tree: xr.DataTree) -> xr.Dataset:
 # Numbers of means over students.
 
 
-def predicts(reading: str) -> Statistic:
-    """Predicted over measured growth, mean over temperatures."""
-    return lambda x: ratio(x, reading).mean("temperature")
+def predicts(reading: str, temperature: float | None = None) -> Statistic:
+    """Predicted over measured growth, at a temperature or the mean over them."""
+
+    def measured(x: Averages) -> xr.DataArray:
+        found = ratio(x, reading)
+        return found.mean("temperature") if temperature is None else found.sel(temperature=temperature)
+
+    return measured
+
+
+def repulsion(x: Averages) -> xr.DataArray:
+    """Growth by the Coulomb term of equally spaced levels over that by their own, mean over temperatures."""
+    of = {part: x.parts.sel(part=part, drop=True) for part in COULOMB}
+    return (of["equally_spaced"] / of["coulomb"]).mean("temperature")
 
 
 def alike(name: str) -> Statistic:
@@ -218,6 +230,8 @@ def _hotter(tree: xr.DataTree) -> xr.DataTree:
 doubled = Null("positive control: levels twice as large in cyclic order", _hotter, over="study")
 
 _LOW, _HIGH = 0.8, 1.25
+_LOWER = 10
+_TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 _GROWTHS = (("x_N - x_1", width), ("tr X", trace))
 
 
@@ -226,9 +240,18 @@ def _growths(reading: str, order: str = "iid") -> tuple[Measure, ...]:
                          _LOW, _HIGH) for name, of in _GROWTHS)  # fmt: skip
 
 
+def _each(of: Callable[[xr.DataArray], xr.DataArray], reading: str) -> tuple[Measure, ...]:
+    """The same at every temperature."""
+    name = next(name for name, growing in _GROWTHS if growing is of)
+    return tuple(Measure(f"of {name} at T = {t:g}", grown("steps_iid", of), predicts(reading, t)) for t in _TEMPERATURES)
+
+
 def _spacing(phase: Callable[[xr.Dataset], xr.DataArray]) -> tuple[Measure, ...]:
-    return tuple(Measure(f"spacing ratio, {order}", spaced(phase, order), lambda x: x.ratio, GOE_RATIO - 0.025,
-                         GOE_RATIO + 0.025) for order in ("iid", "cyclic"))  # fmt: skip
+    return (
+        *(Measure(f"spacing ratio, {order}", spaced(phase, order), lambda x: x.ratio, GOE_RATIO - 0.025, GOE_RATIO + 0.025)
+          for order in ("iid", "cyclic")),
+        Measure(f"of the lower {_LOWER} levels", spaced(phase, "iid"), lambda x: x.lower),
+    )  # fmt: skip
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -251,9 +274,11 @@ CLAIMS: tuple[Claim, ...] = (
           remark="the drift is the student's: it does not call a companion back from where it alone has gone",
           afterwards=True, null=noiseless, over="study"),
     Claim("paper_spacing", "The level spacing grows as Eq 4.8 says, with its V_S of equally spaced levels", "Eqs 4.8, B.7",
-          "1", None, _growths("the paper's Eq 4.8")[:1], afterwards=True, null=backwards, over="study"),
+          "1", None, (*_growths("the paper's Eq 4.8")[:1], *_each(width, "the paper's Eq 4.8"),
+           Measure("Coulomb term, equally spaced / as it is", grown("steps_iid", width), repulsion)), afterwards=True, null=backwards, over="study"),
     Claim("paper_trace", "Levels move as Eq 4.3 says, without an Ito term", "Eqs 4.3, B.1", "1", None,
-          _growths("without Itô")[1:], "finite steps included", afterwards=True, null=backwards, over="study"),
+          (*_growths("without Itô")[1:], *_each(trace, "without Itô"), *_each(width, "without Itô")),
+          "finite steps included", afterwards=True, null=backwards, over="study"),
     Claim(
         "laguerre", "A matrix that learns noise alone goes by a Laguerre process with a restoring force",
         expected="levels and variances are those of the closed form",
@@ -283,7 +308,9 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("equally_spaced", "Levels count as equally spaced in the Coulomb term, at T = 4 and 1/sigma_W = 8", "Eq B.5",
           "1", None,
           (Measure("Coulomb term of S, equally spaced / as it is", spreading, at("equally_spaced", "coulomb", 4.0, 8.0),
-                   _LOW, _HIGH),),
+                   _LOW, _HIGH),
+           *(Measure(f"the same at T = {t:g}, 1/sigma_W = {s:g}", spreading, at("equally_spaced", "coulomb", t, s))
+             for t, s in ((2**-5, 8.0), (64.0, 8.0), (2**-5, 2**-8)))),
           afterwards=True, null=exchanged, over="study"),
     Claim("independent_ends", "The noise of the outermost levels is independent", "Eq B.4", "1", None,
           (Measure("D_S, independent / as it is, T = 1/32, 1/sigma_W = 2^-8", spreading,
