@@ -52,3 +52,20 @@ def test_functions_of_a_run(finished):
         np.testing.assert_allclose(spectrum.memory(data).sel(step=0), 1, rtol=1e-5)
         assert float(spectrum.memory(data).max()) < 1 + 1e-5
         assert spectrum.trace_ratio(data).sel(step=0, sigma_w=1.0).mean() == pytest.approx(1, rel=0.2)
+
+
+def test_spacing_ratios_of_known_ensembles(finished):
+    """Even levels; independent ones, 2 log 2 - 1; three of the Gaussian orthogonal ensemble, 4 - 2 sqrt 3."""
+    _, path = finished
+    random = np.random.default_rng(1)
+    with xr.open_dataset(path) as data:
+        assert spectrum.spacing_ratio(data).dims == ("step", "temperature", "sigma_w", "seed")
+
+        def mean(levels):
+            many = xr.Dataset({"eigenvalues": (("seed", "level"), levels)}, attrs=data.attrs)
+            return float(spectrum.spacing_ratio(many).mean())
+
+    assert mean(np.arange(5.0)[None]) == 1
+    assert mean(np.sort(random.random((20_000, 7)))) == pytest.approx(2 * np.log(2) - 1, abs=4e-3)
+    a = random.standard_normal((40_000, 3, 3))
+    assert mean(np.linalg.eigvalsh(a + a.swapaxes(1, 2))) == pytest.approx(4 - 2 * np.sqrt(3), abs=6e-3)

@@ -1,5 +1,9 @@
 """Closed forms against each other, and against runs of the package that they are exact for."""
 
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -73,3 +77,94 @@ def test_one_weight_has_its_stationary_variance(inputs):
         assert abs(np.mean(weight**2) - expected) < 4 * error
         other = theory.stationary_variance(temperature, noise, 1.0, 0.0)  # of the Langevin equation, infinitely short steps
         assert temperature < 0.1 or abs(np.mean(weight**2) - other) > 4 * error
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = W x, 2 x 2, that also says what W is, so that samples can pull at it."""
+
+    def init(self, key):
+        return {"w": jax.random.normal(key, (2, 2))}
+
+    def apply(self, weights, x):
+        outputs = x @ weights["w"].T
+        return jnp.concatenate([outputs, jnp.tile(weights["w"].reshape(1, 4), (len(x), 1))], 1), outputs
+
+
+def pulled(outputs, targets):
+    """Half the squared error, and a force on W of each sample's own."""
+    return 0.5 * ((targets - outputs)[:, :2] ** 2).sum(1) + (targets * outputs)[:, 2:].sum(1)
+
+
+@dataclass(frozen=True)
+class GaussianMachine:
+    """A restricted Boltzmann machine of Gaussian units: p(v) ~ exp(-v^T (9 - W W^T) v / 2)."""
+
+    def init(self, key):
+        return {"w": 2 * jnp.eye(2) + 0.1 * jax.random.normal(key, (2, 2))}
+
+    def apply(self, weights, v):
+        k = 9 * jnp.eye(2) - weights["w"] @ weights["w"].T
+        determinant = k[0, 0] * k[1, 1] - k[0, 1] * k[1, 0]
+        return jnp.stack([(v @ k * v).sum(1), jnp.tile(jnp.log(determinant), len(v))], 1), v
+
+
+def improbable(outputs, targets):
+    """Minus the logarithm of the probability density."""
+    return (outputs[:, 0] - outputs[:, 1]) / 2
+
+
+def stationary_levels(network, loss, x, y, batch, temperatures, steps, seeds):
+    run = pj.simulate(
+        pj.Experiment(
+            network=network,
+            task=pj.Arrays(x, y, x, y, loss=loss),
+            sgd=pj.Sgd(batch_size=batch, order="iid"),
+            grid=pj.Grid(temperature=temperatures, sigma_w=1.0, seeds=seeds),
+            schedule=pj.Schedule(steps=steps, records_per_decade=1),
+            observe=("eigenvalues",),
+        )
+    )
+    return run.eigenvalues.isel(step=-1).squeeze().transpose("temperature", "seed", ...).values
+
+
+@pytest.mark.long
+def test_two_levels_of_the_linear_student():
+    """The teacher-student model of Aarts, Lucini and Park (Phys. Rev. E 111 (2025) 015303): <S> = sqrt(pi) sqrt(A T).
+
+    The teacher is twice the identity, and to every gradient a symmetric matrix of noise is added whose elements have
+    variance A off the diagonal and 2 A on it. S is the spacing of the two singular values.
+    """
+    amplitude, batch, temperatures = 0.1, 4, [0.01, 0.08]
+    signs = np.array(np.meshgrid(*[(-1.0, 1.0)] * 5)).reshape(5, -1).T
+    x, a = signs[:, :2], amplitude * signs[:, 2:] * [np.sqrt(2), 1, np.sqrt(2)]
+    y = np.column_stack([2 * x, a[:, [0, 1, 1, 2]]])
+    levels = stationary_levels(Linear(), pulled, x, y, batch, temperatures, 300, 2000)
+    for temperature, found in zip(temperatures, np.diff(np.sqrt(levels))[..., 0], strict=True):
+        stretched = temperature * 2 / (2 - temperature * (2 + batch - 1))  # of steps that are not infinitely short
+        law = theory.spacing_law(1.0, V_S=2 * amplitude**2, D_S=2 * amplitude**2, temperature=stretched)
+        assert law.mean() == pytest.approx(np.sqrt(np.pi) * amplitude * np.sqrt(stretched))
+        assert scipy.stats.kstest(found, law.cdf).pvalue > 1e-3
+        assert abs(found.mean() / law.mean() - 1) < 4 * law.std() / law.mean() / np.sqrt(found.size)
+
+
+@pytest.mark.long
+def test_two_levels_of_the_gaussian_boltzmann_machine():
+    """Theirs too: <S> = sqrt(2 pi) sqrt(kappa T), kappa the twofold eigenvalue of W W^T, whatever the data's variance."""
+    kappa = 4.0
+    variance = 1 / (9 - kappa)
+    angles = 2 * np.pi * np.arange(8) / 8
+    circle = 2 * np.sqrt(variance) * np.column_stack([np.cos(angles), np.sin(angles)])
+    v = np.concatenate([circle, 0 * circle])  # has the second and fourth moments of a Gaussian
+    temperatures = np.array([0.004, 0.016])
+    levels = stationary_levels(GaussianMachine(), improbable, v, v, 4, temperatures.tolist(), 1200, 2500)
+    found = np.diff(levels)[..., 0]
+    rate, noise = 2 * kappa * variance**2, 8 * (kappa * variance) ** 2
+    law = theory.spacing_law(rate, V_S=noise, D_S=noise, temperature=1.0)
+    assert law.mean() == pytest.approx(np.sqrt(2 * np.pi * kappa))
+    units = found.mean(1) / np.sqrt(2 * np.pi * kappa * temperatures)
+    errors = found.std(1) / np.sqrt(found.shape[1]) / np.sqrt(2 * np.pi * kappa * temperatures)
+    # The well is harmonic for T -> 0 only.
+    extrapolated, error = (4 * units[0] - units[1]) / 3, np.hypot(4 * errors[0], errors[1]) / 3
+    assert abs(extrapolated - 1) < 4 * error
+    assert abs(units[1] - 1) < 0.1

@@ -56,8 +56,12 @@ def spacing_ratio(dataset: xr.Dataset) -> xr.DataArray:
     level = f"level{layer(dataset).suffix}"
     gaps = dataset[f"eigenvalues{layer(dataset).suffix}"].astype(float).diff(level).drop_vars(level, errors="ignore")
     below, above = gaps.isel({level: slice(None, -1)}), gaps.isel({level: slice(1, None)})
-    found = (np.minimum(below, above) / np.maximum(below, above)).mean(level, skipna=False)
-    return found.rename("spacing_ratio").assign_attrs(units="1", long_name="mean ratio of neighbouring gaps")
+    ratios: xr.DataArray = xr.where(below < above, below / above, above / below)
+    return (
+        ratios.mean(level, skipna=False)
+        .rename("spacing_ratio")
+        .assign_attrs(units="1", long_name="mean ratio of neighbouring gaps")
+    )
 
 
 def layer_sigma_w(dataset: xr.Dataset) -> xr.DataArray:

@@ -18,6 +18,8 @@ from phasejax.analysis.theory import stationary_variance
 from phasejax.claims.judging import Averages, Claim, Measure, NotInRunError, Statistic, Take
 from phasejax.claims.nulls import Null
 from phasejax.studies.theory.levels import (
+    KICKED,
+    accompanied,
     expected_variance,
     growth,
     moves,
@@ -27,6 +29,9 @@ from phasejax.studies.theory.levels import (
     variance,
     width,
 )
+
+COULOMB = ("coulomb", "equally_spaced")
+"""Parts of the motion: what repels, and what would if levels were equally spaced."""
 
 # What is taken of the tree: numbers at the end of a member's run.
 
@@ -42,14 +47,26 @@ def _end(run: xr.Dataset, values: xr.Dataset) -> xr.Dataset:
 
 
 @functools.cache
-def grown(member: str, of: Callable[[xr.DataArray], xr.DataArray]) -> Take:
-    """Growth of the width or the trace since the first kick, by the parts of the motion, at sigma_W = 1."""
+def grown(member: str, of: Callable[[xr.DataArray], xr.DataArray], first: int = KICKED) -> Take:
+    """Growth of the width or the trace since a step, by the parts of the motion, at sigma_W = 1."""
 
     def samples(tree: xr.DataTree) -> xr.Dataset:
         run = _run(tree, member)
-        return _end(run, growth(moves(run.sel(sigma_w=1.0)), of))
+        return _end(run, growth(moves(run.sel(sigma_w=1.0)), of, first))
 
     return samples
+
+
+def beside(tree: xr.DataTree) -> xr.Dataset:
+    """Growth of width and trace of students and of their companions, and both's spread of the middle level."""
+    run = moves(_run(tree, "companions"))
+    found = []
+    for k in range(run.sizes["temperature"]):
+        process, paths = accompanied(run.isel(temperature=k))
+        both = xr.DataArray([process.levels, paths], dims=("who", "step", "seed", "level"))
+        moved, middle = both.isel(step=-1) - both.isel(step=0), np.log(both.isel(step=-1, level=both.sizes["level"] // 2))
+        found.append(xr.Dataset({"x_N - x_1": width(moved), "tr X": trace(moved), "log": middle, "square": middle**2}))
+    return _end(run, xr.concat(found, run.temperature).assign_coords(seed=run.seed))
 
 
 def entries(tree: xr.DataTree) -> xr.Dataset:
@@ -63,12 +80,13 @@ def entries(tree: xr.DataTree) -> xr.Dataset:
 
 @functools.cache
 def spaced(phase: Callable[[xr.Dataset], xr.DataArray], order: str) -> Take:
-    """Spacing ratio in a phase's cells, their mean."""
+    """Spacing ratio in a phase's cells, their mean; of all levels and of the lower ten."""
 
     def samples(tree: xr.DataTree) -> xr.Dataset:
         run = _run(tree, f"phases_{order}")
-        found = sound(run, spacing_ratio(run)).isel(step=-1, drop=True)
-        return _end(run, xr.Dataset({"ratio": found.where(phase(run)).mean(("temperature", "sigma_w"))}))
+        parts = {"ratio": run, "lower": run.isel(level=slice(_LOWER))}
+        found = {name: sound(run, spacing_ratio(of)).isel(step=-1, drop=True) for name, of in parts.items()}
+        return _end(run, xr.Dataset(found).where(phase(run)).mean(("temperature", "sigma_w")))
 
     return samples
 
@@ -92,9 +110,31 @@ def traces(tree: xr.DataTree) -> xr.Dataset:
 # Numbers of means over students.
 
 
-def predicts(reading: str) -> Statistic:
-    """Predicted over measured growth, mean over temperatures."""
-    return lambda x: ratio(x, reading).mean("temperature")
+def predicts(reading: str, temperature: float | None = None) -> Statistic:
+    """Predicted over measured growth, at a temperature or the mean over them."""
+
+    def measured(x: Averages) -> xr.DataArray:
+        found = ratio(x, reading)
+        return found.mean("temperature") if temperature is None else found.sel(temperature=temperature)
+
+    return measured
+
+
+def repulsion(x: Averages) -> xr.DataArray:
+    """Growth by the Coulomb term of equally spaced levels over that by their own, mean over temperatures."""
+    of = {part: x.parts.sel(part=part, drop=True) for part in COULOMB}
+    return (of["equally_spaced"] / of["coulomb"]).mean("temperature")
+
+
+def alike(name: str) -> Statistic:
+    """Growth of companions over that of students, mean over temperatures."""
+    return lambda x: (x[name].isel(who=1) / x[name].isel(who=0)).mean("temperature")
+
+
+def wider(x: Averages) -> xr.DataArray:
+    """Standard deviation of the logarithm of a middle level, companions over students."""
+    spread = np.sqrt(x.square - x.log**2)
+    return (spread.isel(who=1) / spread.isel(who=0)).mean("temperature")
 
 
 def entry(of: str, temperature: int, over: Callable[[Averages], Any]) -> Statistic:
@@ -134,13 +174,19 @@ def _parts(change: Callable[[xr.DataArray], xr.DataArray]) -> Callable[[xr.Datas
     return lambda run: run.assign(motion=change(run.motion)) if "motion" in run else run
 
 
-noiseless = Null("the Ito and Coulomb terms left out", _parts(lambda m: m.where(~m.part.isin(["ito", "coulomb"]), 0.0)))
+def _quiet(run: xr.Dataset) -> xr.Dataset:
+    run = _parts(lambda m: m.where(~m.part.isin(["ito", "coulomb"]), 0.0))(run)
+    return run.assign(noise=0 * run.noise) if "noise" in run else run
+
+
+noiseless = Null("noise left out of the equation of motion", _quiet)
 backwards = Null("the motion backwards", _parts(lambda m: -m))
 
 
 def _exchanged(motion: xr.DataArray) -> xr.DataArray:
-    other = dict(zip(COULOMB, reversed(COULOMB), strict=True))
-    return motion.sel(part=[other.get(str(part), part) for part in motion.part.values]).assign_coords(part=motion.part)
+    other: dict[str, str] = dict(zip(COULOMB, reversed(COULOMB), strict=True))
+    parts = [str(part) for part in motion.part.values]
+    return motion.sel(part=[other.get(part, part) for part in parts]).assign_coords(part=parts)
 
 
 exchanged = Null("the two Coulomb terms exchanged", _parts(_exchanged))
@@ -183,9 +229,9 @@ def _hotter(tree: xr.DataTree) -> xr.DataTree:
 
 doubled = Null("positive control: levels twice as large in cyclic order", _hotter, over="study")
 
-COULOMB = ("coulomb", "equally_spaced")
-"""Parts of the motion: what it is, and what it would be if levels were equally spaced."""
 _LOW, _HIGH = 0.8, 1.25
+_LOWER = 10
+_TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 _GROWTHS = (("x_N - x_1", width), ("tr X", trace))
 
 
@@ -194,24 +240,47 @@ def _growths(reading: str, order: str = "iid") -> tuple[Measure, ...]:
                          _LOW, _HIGH) for name, of in _GROWTHS)  # fmt: skip
 
 
+def _each(of: Callable[[xr.DataArray], xr.DataArray], reading: str) -> tuple[Measure, ...]:
+    """The same at every temperature."""
+    name = next(name for name, growing in _GROWTHS if growing is of)
+    return tuple(Measure(f"of {name} at T = {t:g}", grown("steps_iid", of), predicts(reading, t)) for t in _TEMPERATURES)
+
+
 def _spacing(phase: Callable[[xr.Dataset], xr.DataArray]) -> tuple[Measure, ...]:
-    return tuple(Measure(f"spacing ratio, {order}", spaced(phase, order), lambda x: x.ratio, GOE_RATIO - 0.025,
-                         GOE_RATIO + 0.025) for order in ("iid", "cyclic"))  # fmt: skip
+    return (
+        *(Measure(f"spacing ratio, {order}", spaced(phase, order), lambda x: x.ratio, GOE_RATIO - 0.025, GOE_RATIO + 0.025)
+          for order in ("iid", "cyclic")),
+        Measure(f"of the lower {_LOWER} levels", spaced(phase, "iid"), lambda x: x.lower),
+    )  # fmt: skip
 
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "second_order", "Levels move as second-order perturbation theory with the noise's own covariance says (T >= 1/2)",
-        expected="predicted / measured growth in 190 steps is 1", measures=_growths("second order"),
+        expected="predicted / measured growth in 190 steps is 1",
+        measures=(*_growths("second order"),
+                  *(Measure(f"the same of {name} from step 0", grown("steps_iid", of, 0), predicts("second order"))
+                    for name, of in _GROWTHS)),
         remark="from the tenth step on; before it levels that begin close together are thrown apart", afterwards=True,
         null=noiseless, over="study",
     ),
     Claim("second_order_cyclic", "... and so in cyclic order, in an epoch in which W moves far",
           expected="1", measures=_growths("second order", "cyclic"), afterwards=True, null=noiseless, over="study"),
+    Claim("companions", "Levels with a student's coefficients and noise of their own do as the student's (T >= 1/2)",
+          expected="growth of companions / students is 1",
+          measures=(*(Measure(f"growth of {name}, companions / students", beside, alike(name), _LOW, _HIGH)
+                      for name, _ in _GROWTHS),
+                    Measure("spread of the ninth level, companions / students", beside, wider)),
+          remark="the drift is the student's: it does not call a companion back from where it alone has gone",
+          afterwards=True, null=noiseless, over="study"),
     Claim("paper_spacing", "The level spacing grows as Eq 4.8 says, with its V_S of equally spaced levels", "Eqs 4.8, B.7",
-          "1", None, _growths("the paper's Eq 4.8")[:1], afterwards=True, null=backwards, over="study"),
+          "1", None,
+          (*_growths("the paper's Eq 4.8")[:1], *_each(width, "the paper's Eq 4.8"),
+           Measure("Coulomb term, equally spaced / as it is", grown("steps_iid", width), repulsion)),
+          afterwards=True, null=backwards, over="study"),
     Claim("paper_trace", "Levels move as Eq 4.3 says, without an Ito term", "Eqs 4.3, B.1", "1", None,
-          _growths("without Itô")[1:], "finite steps included", afterwards=True, null=backwards, over="study"),
+          (*_growths("without Itô")[1:], *_each(trace, "without Itô"), *_each(width, "without Itô")),
+          "finite steps included", afterwards=True, null=backwards, over="study"),
     Claim(
         "laguerre", "A matrix that learns noise alone goes by a Laguerre process with a restoring force",
         expected="levels and variances are those of the closed form",
@@ -241,7 +310,9 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("equally_spaced", "Levels count as equally spaced in the Coulomb term, at T = 4 and 1/sigma_W = 8", "Eq B.5",
           "1", None,
           (Measure("Coulomb term of S, equally spaced / as it is", spreading, at("equally_spaced", "coulomb", 4.0, 8.0),
-                   _LOW, _HIGH),),
+                   _LOW, _HIGH),
+           *(Measure(f"the same at T = {t:g}, 1/sigma_W = {s:g}", spreading, at("equally_spaced", "coulomb", t, s))
+             for t, s in ((2**-5, 8.0), (64.0, 8.0), (2**-5, 2**-8)))),
           afterwards=True, null=exchanged, over="study"),
     Claim("independent_ends", "The noise of the outermost levels is independent", "Eq B.4", "1", None,
           (Measure("D_S, independent / as it is, T = 1/32, 1/sigma_W = 2^-8", spreading,

@@ -25,7 +25,7 @@ from phasejax.figures.style import (
 from phasejax.studies.theory.levels import (
     KICKED,
     WHOLE,
-    Companions,
+    accompanied,
     displacement,
     expected_variance,
     growth,
@@ -87,7 +87,7 @@ def motion(tree: xr.DataTree, *, temperature: float = 0.5) -> Figure:
         temperature: of the first panel.
     """
     run = _member(tree, "steps_iid").isel(sigma_w=0)
-    figure, axes = new_figure(TWO_COLUMNS, 2.6, columns=3)
+    figure, axes = new_figure(TWO_COLUMNS, 2.8, columns=3)
     cell = run.isel(temperature=nearest(run.temperature, temperature))
     moved, parts = (width(of(cell, KICKED)).mean("seed") for of in (displacement, predicted))
     time = (parts.step * learning_rate(cell)).values
@@ -127,9 +127,7 @@ def companions(tree: xr.DataTree) -> Figure:
     figure, axes = new_figure(TWO_COLUMNS, 2.7, columns=run.sizes["temperature"])
     for k, ax in enumerate(axes):
         cell = run.isel(temperature=k)
-        process = Companions(cell)
-        paths = integrate(process.levels[0], process, float(cell.temperature), process.times,
-                          float(learning_rate(cell)) / 2, np.random.default_rng(0))  # fmt: skip
+        process, paths = accompanied(cell)
         for level, colour in zip(_LEVELS, _COLOURS, strict=True):
             low, middle, high = np.quantile(process.levels[..., level], (0.16, 0.5, 0.84), axis=1)
             ax.fill_between(process.times, low, high, color=colour, alpha=0.25, linewidth=0)
@@ -175,7 +173,7 @@ def noise_alone(tree: xr.DataTree) -> Figure:
             for name, (mean, style, shade) in lines.items():
                 ax.plot(times[steps], mean[steps], style, color=shade, linewidth=0.9, label=None if level else name)
         ax.set(xscale="log", yscale="log", xlabel=_TIME, title=f"{order}, {cell_label(cell.drop_vars('inverse_sigma_w'))}")
-        ax.set_ylim(exact[steps, 0].min() / 3, 3 * exact[-1, -1])
+        ax.set_ylim(exact[steps, 0].min() / 3, 15 * exact[-1, -1])
     axes[0].set_ylabel("levels $x_i$ of $WW^T$")
     axes[1].legend(loc="upper left")
 
@@ -213,6 +211,7 @@ def spacing_ratios(tree: xr.DataTree) -> Figure:
             if order == "iid":
                 ax.fill_between(time, mean - error, mean + error, color=f"C{number}", alpha=0.2, linewidth=0)
     ax.axhline(GOE_RATIO, color="black", linestyle="--", linewidth=0.8)
+    ax.annotate("GOE", (1, GOE_RATIO), (-3, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right")
     ax.set(xscale="log", xlabel="SGD steps", ylabel=r"spacing ratio $\tilde r$", ylim=(0.3, 0.6))
     ax.legend(fontsize=6, ncols=2, loc="lower left")
     figure.suptitle(training_length(run), fontsize=8)

@@ -7,7 +7,7 @@ import xarray as xr
 
 from phasejax.analysis.run import settings
 from phasejax.analysis.statistics import sound
-from phasejax.analysis.theory import Coefficients, stationary_variance
+from phasejax.analysis.theory import Coefficients, integrate, stationary_variance
 
 WHOLE = ("drift", "ito", "coulomb", "finite_step")
 """Parts of the motion to second order."""
@@ -61,9 +61,9 @@ def width(levels: xr.DataArray) -> xr.DataArray:
     return levels.isel(level=-1, drop=True) - levels.isel(level=0, drop=True)
 
 
-def growth(run: xr.Dataset, of: Callable[[xr.DataArray], xr.DataArray]) -> xr.Dataset:
-    """How much width or trace has grown since the kick, and by which parts of the motion: (..., seed), (part, ..., seed)."""
-    found = {"moved": of(displacement(run, KICKED)), "parts": of(predicted(run, KICKED))}
+def growth(run: xr.Dataset, of: Callable[[xr.DataArray], xr.DataArray], first: int = KICKED) -> xr.Dataset:
+    """How much width or trace has grown since then, and by which parts of the motion: (..., seed), (part, ..., seed)."""
+    found = {"moved": of(displacement(run, first)), "parts": of(predicted(run, first))}
     return xr.Dataset(found).isel(step=-1, drop=True)
 
 
@@ -102,6 +102,14 @@ class Companions:
         )
         together = noise * (levels[..., :, None] + levels[..., None, :])
         return Coefficients(drift * levels, ito, together, 2 * np.sqrt(levels)[..., None] * root)
+
+
+def accompanied(cell: xr.Dataset) -> tuple[Companions, np.ndarray]:
+    """The coefficients of a cell's students, and paths of their companions at the students' records: (step, seed, level)."""
+    process = Companions(cell)
+    longest = float(learning_rate(cell)) / 2
+    random = np.random.default_rng(0)
+    return process, integrate(process.levels[0], process, float(cell.temperature), process.times, longest, random)
 
 
 def _between(times: np.ndarray, values: np.ndarray, time: float) -> np.ndarray:
