@@ -18,7 +18,7 @@ import pytest
 import phasejax as pj
 from phasejax.arguments import _described, applied, parse, split
 from phasejax.cli.looking import Compare, Explore, Figures, Merge, Status
-from phasejax.cli.training import Run, StudyOptions
+from phasejax.cli.training import Advise, Run, StudyOptions
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # experiments/ is in the checkout only
@@ -35,14 +35,14 @@ def blocks(page, kind):
             yield content.count("\n", 0, found.start("text")), found["text"]
 
 
-OPTIONS = {"run": Run, "study": StudyOptions, "status": Status, "merge": Merge, "figures": Figures, "compare": Compare,
+OPTIONS = {"run": Run, "advise": Advise, "study": StudyOptions, "status": Status, "merge": Merge, "figures": Figures, "compare": Compare,
            "explore": Explore}  # fmt: skip
 
 
 def read(arguments):
     """Let the command line read arguments of `phasejax`, without doing what they say."""
     name, *rest = arguments
-    rest, given = split(rest) if name == "run" else (rest, {})
+    rest, given = split(rest) if name in ("run", "advise") else (rest, {})
     options = parse(OPTIONS[name], rest, name)
     if given:
         # What a settings file would say of them is not known.
