@@ -35,8 +35,8 @@ def blocks(page, kind):
             yield content.count("\n", 0, found.start("text")), found["text"]
 
 
-OPTIONS = {"run": Run, "advise": Advise, "study": StudyOptions, "status": Status, "merge": Merge, "figures": Figures, "compare": Compare,
-           "explore": Explore}  # fmt: skip
+OPTIONS = {"run": Run, "advise": Advise, "study": StudyOptions, "status": Status, "merge": Merge, "figures": Figures,
+           "compare": Compare, "explore": Explore}  # fmt: skip
 
 
 def read(arguments):
