@@ -1,7 +1,7 @@
 """Is the advice right? Its pilots beside the whole training, on networks it was made on and on others.
 
     python -m experiments.advice_validation --which development     # minutes; trains what is missing
-    python -m experiments.advice_validation --which held-out
+    python -m experiments.advice_validation --which held-out        # and confirming
     python -m experiments.advice_validation --table                 # the table of benchmarks/advice.json, once more
 
 The truth is the whole training on the pilot's plane, with other seeds: the best cell is chosen on half of them and looked at
@@ -107,7 +107,25 @@ HELD_OUT = {
     "four hidden layers, gelu": case((4, 16, 16, 16, 16, 1), "gelu", order="shuffled"),
     "wide relu": case((6, 64, 64, 1), "relu", batch=8, sigma_w=FEW),
 }
-"""Networks that nothing was chosen on."""
+"""Networks that nothing was chosen on; the width of intervals was afterwards."""
+
+CONFIRMING = {
+    "sin, eight inputs": case((8, 24, 1), "sin"),
+    "B = 128": case((3, 16, 1), batch=128, sigma_w=FEW),
+    "erf, B = 2, momentum 0.95": case((3, 24, 12, 1), "erf", batch=2, momentum=0.95),
+    "adam, digits": case((64, 16, 10), optimizer="adam", batch=16, task=pj.Digits(), sigma_w=FEW),
+    "adam, relu, three hidden layers": case((4, 16, 16, 16, 1), "relu", optimizer="adam"),
+    "two layers of three": case((4, 24, 12, 1), trainable=(1, 2), sigma_w=ONE),
+    "relu, four outputs": case((5, 24, 4), "relu"),
+    "gelu, one layer of three, 10^5 steps": case(
+        activation="gelu", trainable=(2,), order="shuffled", sigma_w=ONE, steps=100_000
+    ),
+    "sigmoid, B = 8": case((4, 32, 1), "sigmoid", batch=8),
+}
+"""Networks that nothing at all was chosen on."""
+
+
+CASES = {"development": DEVELOPMENT, "held-out": HELD_OUT, "confirming": CONFIRMING}
 
 
 def whole(experiment: pj.Experiment, advice: Advice, folder: Path) -> Truth:
@@ -320,15 +338,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, judge, write and print; or print what was written."""
     parser = argparse.ArgumentParser(prog="python -m experiments.advice_validation", allow_abbrev=False,
                                      description="Compare the advice with whole trainings.")  # fmt: skip
-    parser.add_argument("--which", choices=("development", "held-out"), default="development")
+    parser.add_argument("--which", choices=tuple(CASES), default="development")
     parser.add_argument("--only", nargs="*", default=None, help="names of networks; prints, and writes nothing")
     parser.add_argument("--table", action="store_true", help="print the tables of what was found, and train nothing")
     options = parser.parse_args(argv)
     result = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     if not options.table:
-        cases = DEVELOPMENT if options.which == "development" else HELD_OUT
         rows = []
-        for name, experiment in cases.items():
+        for name, experiment in CASES[options.which].items():
             if options.only is None or name in options.only:
                 rows.append(judged(name, experiment))
                 print(name, f"regret {rows[-1]['regret']}, T_c {np.round(signed(rows[-1]), 2)}", flush=True)

@@ -116,8 +116,11 @@ def advise(
             return advise(experiment, temporary, budget=budget, **options)
     folder = Path(folder)
     experiment.require_resolved()
-    edge = math.nan
     pilot.pilot(experiment, budget)  # what cannot be is refused before anything is trained
+    from phasejax.simulation import all_devices
+
+    options = {"devices": all_devices()} | options  # all of them, before anything else starts JAX
+    edge = math.nan
     if pilot.rate_of(experiment) == "temperature":
         with _run(pilot.at_start(experiment), folder / "start", options) as start:
             edge = float(np.exp(np.log(stability_edge(start, at="start")).mean()))

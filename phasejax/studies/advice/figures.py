@@ -6,13 +6,15 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 
+from phasejax.advice.pilot import SEEDS
 from phasejax.advice.reading import Reading
 from phasejax.advice.report import outlined
 from phasejax.analysis.run import members
-from phasejax.figures.boundary import add_legend
+from phasejax.figures.boundary import add_legend, draw_line
 from phasejax.figures.maps import draw_map
-from phasejax.figures.style import TWO_COLUMNS, figure, new_figure, training_length
+from phasejax.figures.style import TWO_COLUMNS, figure, new_figure
 from phasejax.studies.advice.truth import BUDGET, Truth, advice_of, pilot_and_truth
 
 _ACROSS = 4
@@ -36,26 +38,34 @@ def advice_and_truth(tree: xr.DataTree) -> Figure:
         ax.set_title(name.replace("-", " "))
     for ax in axes.flat[len(runs) :]:
         ax.set_axis_off()
-    for ax in axes[:-1].flat:
-        ax.set_xlabel("")
-    for ax in axes[:, 1:].flat:
-        if ax.get_ylabel().startswith("$T"):
+    for k, ax in enumerate(axes.flat):
+        if k + _ACROSS < len(runs):
+            ax.set_xlabel("")
+        if k % _ACROSS and ax.get_ylabel() == axes.flat[k - 1].get_ylabel():
             ax.set_ylabel("")
     add_legend(drawn)
-    drawn.suptitle(f"{training_length(run)}; pilots of {BUDGET:.0%}", fontsize=8)
+    drawn.suptitle(_lengths(runs), fontsize=8)
     return drawn
+
+
+def _lengths(runs: dict[str, xr.Dataset]) -> str:
+    steps = max(int(run.step[-1]) for run in runs.values())
+    return f"{steps:,} steps, pilots {BUDGET * steps:,.0f}; {SEEDS} seeds of pilots, and others"
 
 
 def _draw(ax: Axes, truth: Truth, found: Reading) -> None:
     draw_map(ax, truth.y.assign_coords(inverse_sigma_w=1 / truth.y.sigma_w))
     view = ax.get_xlim(), ax.get_ylim()
     there = truth.columns["at"].where(truth.columns.contrast > 1)
-    ax.plot(1 / there.sigma_w, there, color="white", linewidth=1, label="boundary at the end")
+    draw_line(ax, 1 / there.sigma_w.values, there.values, ("1.0", "-"), "boundary at the end")
     ours = found.columns
     ends = np.abs(np.stack([ours.low, ours.high]) - ours.T_c.values)
-    outlined(ax.errorbar(1 / ours.sigma_w, ours.T_c, ends, color="#56B4E9", marker="o", markersize=2, linestyle="none",
-                         linewidth=1, label="by the pilot"))  # fmt: skip
-    ax.plot(1 / truth.best[1], truth.best[0], "o", color="white", fillstyle="none", markersize=8, label="best at the end")
+    bars = ax.errorbar(1 / ours.sigma_w, ours.T_c, ends, color="#56B4E9", marker="o", markersize=2, linestyle="none")
+    bars.lines[0].set_label("boundary by the pilot")
+    outlined(bars)
+    outline = [Stroke(linewidth=2, foreground="black"), Normal()]
+    ax.plot(1 / truth.best[1], truth.best[0], "o", color="white", fillstyle="none", markersize=8, path_effects=outline,
+            label="best at the end")  # fmt: skip
     ax.plot(1 / found.best.sigma_w, found.best.rate, "*", color="#D55E00", markeredgecolor="white", markeredgewidth=0.4,
             markersize=8, label="recommended")  # fmt: skip
     ax.set(xlim=view[0], ylim=view[1])
@@ -63,9 +73,9 @@ def _draw(ax: Axes, truth: Truth, found: Reading) -> None:
 
 @figure(
     needs=["test_loss", "constant_loss", "sigma_w"],
-    caption="Regret, the decades of final loss by which a setting is worse than the best cell: of the pilot's cell, of T = 1/8 "
-    "(Adam: 10^-3) at sigma_W = 1, and of random search and successive halving that cost as much as the pilot; the best is "
-    "chosen by half of the seeds and all are looked at by the other half",
+    caption="Regret, the decades of final loss by which a setting is worse than the best cell: of the pilot's cell, of "
+    "T = 1/8 (Adam: 10^-3) at sigma_W = 1, and of random search and successive halving that cost as much as the pilot; the "
+    "best is chosen by half of the seeds and all are looked at by the other half",
     over="study",
 )
 def regrets(tree: xr.DataTree) -> Figure:
@@ -92,7 +102,7 @@ def regrets(tree: xr.DataTree) -> Figure:
     ax.set(xscale="symlog", xlabel="regret (decades of test loss)")
     ax.grid(axis="y", color="0.9")
     add_legend(drawn)
-    drawn.suptitle(training_length(run), fontsize=8)
+    drawn.suptitle(_lengths(members(tree)), fontsize=8)
     return drawn
 
 
