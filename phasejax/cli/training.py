@@ -317,9 +317,10 @@ def _read_run(argv: Sequence[str]) -> tuple[Run, Experiment]:
         for contradiction, value in (("--out", options.out), ("--overwrite", options.overwrite)):
             if value:
                 raise ExperimentError(f"--resume and {contradiction} cannot go together: a run goes on where it is.")
-        from phasejax.files.reading import read_experiment
+        with doing(f"reading {options.resume}"):
+            from phasejax.files.reading import read_experiment
 
-        experiment = read_experiment(options.resume)
+            experiment = read_experiment(options.resume)
     else:
         experiment = _named(options)
     return options, arguments.applied(experiment, given) if given else experiment
