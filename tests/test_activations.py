@@ -1,9 +1,13 @@
 """Mean field of the trained layer against its closed forms, and both boundaries on runs that are made up."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
+import phasejax as pj
+from phasejax.analysis.stability import stability_edge
+from phasejax.seed import make_task
 from phasejax.studies.activations import lines
 
 
@@ -45,3 +49,52 @@ def test_boundaries_are_found_where_they_are():
     cold = left.isel(temperature=0)
     assert lines.jamming_line(cold).values == pytest.approx(np.log2(10), abs=1)
     assert np.isnan(lines.jamming_line(lines.remaining(made([0.3, 1.2, 3.0], 1e3)).isel(temperature=0))).all()
+
+
+def test_a_linear_network_loses_stability_where_its_closed_form_says():
+    """v = w3 (x) phi, so that H = w3 w3^T (x) E phi phi^T, of rank 3: the number of inputs."""
+    experiment = pj.Experiment(
+        network=pj.Network((3, 32, 16, 1), "identity", trainable=(2,)),
+        grid=pj.Grid(temperature=[0.01, 0.1], sigma_w=1.0, seeds=8),
+        schedule=pj.Schedule(0),
+        observe=("teacher_sharpness", "teacher_noise_sharpness", "diverged_step"),
+    )
+    run = pj.simulate(experiment, engine="autodiff")
+    for seed in range(8):
+        task = make_task(experiment.network, experiment.task, 1, jnp.float32, jnp.int32(seed))
+        phi, size = np.array(task.features, float), float((task.teacher["3"] ** 2).sum())
+        values, vectors = np.linalg.eigh(phi.T @ phi / len(phi))
+        sharpness, along = size * values[-1], phi @ vectors[:, -1]
+        noise = size**2 * ((phi**2).sum(1) * along**2).mean() / sharpness
+        assert float(run.teacher_sharpness[seed]) == pytest.approx(sharpness, rel=1e-4)
+        assert float(stability_edge(run)[seed]) == pytest.approx(2 / (noise + 3 * sharpness), rel=1e-4)
+
+
+@pytest.mark.long
+def test_a_linear_network_is_lost_where_products_of_its_random_matrices_grow():
+    """What is off goes by a <- (1 - epsilon |w3|^2 <phi phi^T>_batch) a in the three dimensions of phi: where its Lyapunov
+    exponent changes sign, half an octave and more above s = 2, at which a few rare students make the mean square grow."""
+    experiment = pj.Experiment(
+        network=pj.Network((3, 32, 16, 1), "identity", trainable=(2,)),
+        sgd=pj.Sgd(order="iid"),
+        grid=pj.Grid(temperature=2.0 ** np.arange(-7, -2.9, 0.125), sigma_w=[0.125, 1.0], seeds=6),
+        schedule=pj.Schedule(20_000, records_per_decade=1),
+        observe=("test_loss", "teacher_sharpness", "teacher_noise_sharpness", "diverged_step"),
+    )
+    run = pj.simulate(experiment)
+    lost, formula = lines.critical_temperature(lines.remaining(run)), lines.edge(run)
+    temperature, random = 2.0 ** np.arange(-8, -2, 0.125), np.random.default_rng(0)
+    grows = []
+    for seed in range(6):
+        task = make_task(experiment.network, experiment.task, 1, jnp.float32, jnp.int32(seed))
+        phi, size = np.array(task.features, float), float((task.teacher["3"] ** 2).sum())
+        phi = phi @ np.linalg.svd(phi, full_matrices=False)[2][:3].T
+        off, growth = np.full((temperature.size, 3), 3**-0.5), np.zeros(temperature.size)
+        for _ in range(4000):
+            batch = phi[random.integers(0, len(phi), 4)]
+            off = off - temperature[:, None] * size * (off @ batch.T) @ batch
+            norm = np.linalg.norm(off, axis=1, keepdims=True)
+            off, growth = off / norm, growth + np.log(norm[:, 0])
+        grows.append(np.log2(np.interp(0, growth[growth.argmin() :], temperature[growth.argmin() :])))
+    np.testing.assert_allclose(lost, grows, atol=0.15)
+    assert (lost - formula).min() > 0.4

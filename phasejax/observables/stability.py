@@ -99,8 +99,10 @@ def _top(apply: Callable[[Array], Array], like: Array) -> Array:
         for _ in range(2):
             rest = rest - (basis @ rest) @ basis
         norm = jnp.linalg.norm(rest)
-        # Where the space is exhausted nothing is left, and what is written down behind the last is dropped.
-        return basis.at[k + 1].set(rest / jnp.where(norm > 0, norm, 1), mode="drop"), within
+        # Where the space is exhausted only rounding is left, which is no direction: its square may underflow, and a norm
+        # that is too small would make it a long one. What is written down behind the last is dropped.
+        left = norm > jnp.finfo(norm.dtype).eps * jnp.abs(within).max()
+        return basis.at[k + 1].set(jnp.where(left, rest / jnp.where(left, norm, 1), 0), mode="drop"), within
 
     basis, within = jax.lax.fori_loop(0, most, grow, (basis, jnp.zeros((most, most), like.dtype)))
     lower = jnp.tril(within)  # an image is known only along the directions before

@@ -22,8 +22,8 @@ from phasejax.studies.activations.lines import (
 
 RATIOS = 2.0 ** np.arange(-3, 5.1, 0.25)
 """Of T to T_0, that are looked at."""
-LEAST = 1e-6
-"""Of the losses that have a colour."""
+LEAST, MOST = 1e-6, 1.0
+"""Losses that have a colour of their own."""
 
 
 @figure(
@@ -69,13 +69,13 @@ def boundaries(tree: xr.DataTree) -> Figure:
 @figure(
     needs=["test_loss", "temperature", "sigma_w"],
     caption=(
-        "Median test loss over the plane, member by member, 1e-6 and what is below in one colour; hatched cells lost "
+        "Median test loss over the plane, member by member, below 1e-6 and above 1 in one colour; hatched cells lost "
         "students, whose outputs overflowed"
     ),
     over="study",
 )
 def planes(tree: xr.DataTree) -> Figure:
     """The planes side by side."""
-    # What lies below is as good as learnt, and would take up all colours.
-    shown = each(tree, lambda run: run.assign(test_loss=run.test_loss.clip(min=LEAST)))
+    # What lies below is as good as learnt and what lies above is lost, and these would take up all colours.
+    shown = each(tree, lambda run: run.assign(test_loss=run.test_loss.clip(LEAST, MOST)))
     return plane(shown, "test_loss", scale="log", statistic="median", label="test loss, half the mean squared error")
