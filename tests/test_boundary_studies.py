@@ -6,7 +6,7 @@ import xarray as xr
 from conftest import small
 
 import phasejax as pj
-from phasejax.analysis.stability import diverged, lost, relative, stability_edge, transition
+from phasejax.analysis.stability import diverged, edge_where_s_is_2, lost, relative, stability_edge, transition
 from phasejax.analysis.statistics import log10
 from phasejax.studies.finite_size.figures import smooth_curve
 from phasejax.studies.finite_size.numbers import disconnected, parts, rescaled
@@ -53,6 +53,15 @@ def test_temperatures_of_students_are_found_where_they_are(batch):
     np.testing.assert_allclose(np.log2(diverged(overflown).isel(step=-1)), -0.125)
     np.testing.assert_allclose(np.log2(lost(overflown).isel(step=-1)), np.full(4, -0.125), atol=0.13)
     assert float(transition(overflown, 1e-4).isel(step=-1, seed=3)) != pytest.approx(2 ** (OFFSETS[3] + 1.5))
+
+
+def test_temperature_is_the_parameter_of_single_samples_and_the_learning_rate_of_large_batches():
+    """T_0 = 2 / q at B = 1, epsilon_0 = B T_0 = 2 / lambda at B >> q / lambda, and half of either where these meet."""
+    sharpness, noise = 2.0, 6.0
+    assert edge_where_s_is_2(sharpness, noise, 1) == pytest.approx(2 / noise)
+    assert 1e7 * edge_where_s_is_2(sharpness, noise, int(1e7)) == pytest.approx(2 / sharpness, rel=1e-6)
+    meet = 1 + noise / sharpness
+    assert edge_where_s_is_2(sharpness, noise, int(meet)) == pytest.approx(1 / noise)
 
 
 def test_values_against_t_over_t_0_are_those_of_every_teacher():

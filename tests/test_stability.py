@@ -12,7 +12,7 @@ from conftest import small
 
 import phasejax as pj
 from phasejax.analysis import run as of_run
-from phasejax.analysis.stability import stability_edge
+from phasejax.analysis.stability import edge_where_s_is_2, stability_edge
 from phasejax.network import initial
 from phasejax.observables import choose, stability
 from phasejax.observables.stability import curvature
@@ -142,8 +142,7 @@ def edge_of(curved, batch, momentum=0.0, replacement=True):
 
 
 def rate_where_s_is_2(sharpness, noise, batch, momentum=0.0):
-    effective = batch * (1 - momentum) / (1 + momentum)
-    return batch * (1 - momentum) * 2 / (noise + (effective - 1) * sharpness)
+    return batch * (1 - momentum) * edge_where_s_is_2(sharpness, noise, batch, momentum)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])

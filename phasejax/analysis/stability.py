@@ -11,8 +11,14 @@ from phasejax.analysis.statistics import crossings, log10, sound
 At = Literal["teacher", "start"]
 
 
+def edge_where_s_is_2(sharpness: Any, noise_sharpness: Any, batch_size: int, momentum: Any = 0.0) -> Any:
+    """T_0 = 2 / (q + (B_eff - 1) lambda), B_eff = B (1 - mu) / (1 + mu), of numbers or arrays of any kind."""
+    effective = batch_size * (1 - momentum) / (1 + momentum)
+    return 2 / (noise_sharpness + (effective - 1) * sharpness)
+
+
 def stability_edge(dataset: xr.Dataset, at: At = "teacher") -> xr.DataArray:
-    """T_0 = 2 / (q + (B_eff - 1) lambda), B_eff = B (1 - mu) / (1 + mu): where s = 2, in units of the temperature.
+    """T_0, where s = 2 at a solution or at the start, in units of the temperature.
 
     Args:
         dataset: a run that recorded teacher_sharpness and teacher_noise_sharpness, or sharpness and noise_sharpness.
@@ -40,10 +46,8 @@ def stability_edge(dataset: xr.Dataset, at: At = "teacher") -> xr.DataArray:
         sharpness, noise_sharpness = (dataset[name].sel(step=0, drop=True).isel(others, drop=True)
                                       for name in ("sharpness", "noise_sharpness"))  # fmt: skip
     momentum = dataset.coords.get("momentum", 0.0)
-    effective = run["sgd"]["batch_size"] * (1 - momentum) / (1 + momentum)
-    bound = (noise_sharpness + (effective - 1) * sharpness).astype(float)
-    # What nothing depends on is never unstable.
-    edge = 2 / bound.where(bound > 0, np.where(bound == 0, 0.0, np.nan))
+    # A student that feels nothing is never unstable.
+    edge = edge_where_s_is_2(sharpness.astype(float), noise_sharpness.astype(float), run["sgd"]["batch_size"], momentum)
     return edge.rename("stability_edge").assign_attrs(
         long_name=f"temperature of the stability edge at the {at}, T_0 = 2 / (q + (B_eff - 1) lambda)", units="1"
     )

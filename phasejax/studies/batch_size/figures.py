@@ -21,7 +21,7 @@ def _against(ax: Axes, found: xr.Dataset) -> None:
         centre, low, high = (2**part for part in summary(found[name], "median"))
         ax.plot(batch, centre, marker=marker, markersize=4, linewidth=1, color=colour, label=words)
         ax.fill_between(batch, low, high, color=colour, alpha=0.15, linewidth=0)
-    middle = 2 ** float(found["T_c drawn"].isel(batch=2).median()) * batch[2] * 1.6
+    middle = 2 ** float(found["T_c heated"].isel(batch=2).median()) * batch[2] * 2
     ax.plot(batch[2:], middle / batch[2:], ":", color="0.5", linewidth=0.8)
     ax.annotate(r"same $\epsilon$", (batch[3], middle / batch[3]), (4, 3), textcoords="offset points", color="0.5")
     ax.set_ylabel("$T$")
