@@ -26,6 +26,12 @@ def test_any_four_signs_are_independent():
     assert (np.square(x).sum(1) == 11).all()
 
 
+def test_it_is_written_down_with_the_observables_of_its_members():
+    study = read_study("theory").study.at("quick")
+    assert Study.from_toml(study.to_toml()).experiments() == study.experiments()
+    assert "phasejax.studies.theory.observables:motion" in study.to_toml()
+
+
 @pytest.mark.long
 def test_without_noise_levels_move_by_drift_and_finite_step():
     """Batches of all samples: what is left of the motion is of third order in the learning rate."""

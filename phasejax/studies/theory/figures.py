@@ -101,13 +101,13 @@ def motion(tree: xr.DataTree, *, temperature: float = 0.5) -> Figure:
 
     lines = [("iid", reading, look) for reading, look in _READINGS.items()]
     lines.insert(1, ("cyclic", "second order", ("C3", "s")))
-    for ax, (of, name) in zip(axes[1:], ((width, "$x_N - x_1$"), (trace, "tr $X$")), strict=True):
+    for ax, (of, name) in zip(axes[1:], ((width, "width"), (trace, "trace")), strict=True):
         for order, reading, look in lines:
             moving = moves(_member(tree, f"steps_{order}").isel(sigma_w=0))
             found = ratio(_means(moving, growth(moving, of)), reading)
             _with_errors(ax, moving.temperature, found, *look, reading if order == "iid" else f"{reading}, {order}")
         ax.axhline(1, color="0.6", linewidth=0.6)
-        ax.set(xscale="log", xlabel=temperature_axis(run)[1], ylabel=f"predicted / measured growth of {name}",
+        ax.set(xscale="log", xlabel=temperature_axis(run)[1], ylabel=f"growth of {name}, predicted / measured",
                title=cell_label(run))  # fmt: skip
         label_cells(ax.xaxis, moving.temperature.values)
     axes[1].set_ylim(0.5, 4)
