@@ -16,8 +16,11 @@ import phasejax as pj
 from phasejax.advice import pilot, reading, words
 from phasejax.advice.advising import Advice
 from phasejax.advice.report import report
+from phasejax.claims import check
 from phasejax.cli import main
 from phasejax.observables.standard import constant_loss
+from phasejax.studies.advice import claims as advice_claims
+from phasejax.studies.advice import truth
 from phasejax.tasks import mean_loss_of
 
 T = 2.0 ** np.arange(-6, 6)
@@ -124,7 +127,7 @@ def test_nothing_learned_is_said_with_what_would_do():
     assert not found.learned
     assert set(found.columns.kind.values) == {"nothing learned"}
     assert reading.budget_needed(run) == 100
-    assert reading.budget_needed(plane(lambda step, t, s, seed: CAP + 0 * t)) == 10
+    assert math.isnan(reading.budget_needed(plane(lambda step, t, s, seed: CAP + 0 * t)))
 
 
 def test_the_jamming_boundary_lies_along_sigma_w():
@@ -167,10 +170,14 @@ def test_sentences_say_what_was_found():
     assert "the least temperature that was tried" in said
     assert "At sigma_w 1 training is lost above temperature 0.99" in said
     assert "start too large to learn above sigma_w 2.83" in said
+    assert "At sigma_w 4, 8, 16 nothing has been learned yet." in said
     assert "as much as 4.2 trainings of one student" in said
     nothing = str(advice_on(plane(lambda step, t, s, seed: CAP + 0 * t)))
     assert nothing.startswith("No advice: after 100 steps nothing has been learned")
-    assert "--budget 0.1 should do" in nothing
+    assert "try --budget 0.1," in nothing
+    slow = str(advice_on(plane(lambda step, t, s, seed: CAP - 0.008 * np.sqrt(step) * (t < 1))))
+    assert "--budget 1 should do" not in slow
+    assert "about as many steps as are planned" in slow
     assert "Recommended" not in nothing
 
 
@@ -324,6 +331,42 @@ def test_the_constant_loss_is_that_of_the_mean_and_of_the_shares():
     task = task._replace(own=pj.Data(x, labels, x, jnp.array([0, 1, 1, 1, 1, 1, 1, 1])))
     found = constant_loss(network, mean_loss_of(pj.TeacherStudent(loss="cross_entropy")), task)
     assert np.allclose(found, -(np.log(3 / 8) + 7 * np.log(5 / 8)) / 8)
+
+
+def test_regret_is_counted_from_the_best_cell_that_half_of_the_seeds_choose():
+    def bowl(step, t, s, seed):
+        return -4 + 0.1 * np.abs(np.log2(t)) + 0.2 * np.abs(np.log2(s)) + 0.01 * (seed % 2)
+
+    found = truth.Truth(plane(bowl, seeds=6))
+    assert found.best == (1, 1)
+    assert found.regret(1, 1) == pytest.approx(0)
+    assert found.regret(4, 0.5) == pytest.approx(0.4)
+    assert found.regret(3.9, 0.51) == pytest.approx(0.4)  # the nearest cell
+    # One draw of one cell: the mean over the plane.
+    assert found.searched(1.0, halving=False, draws=4000) == pytest.approx(float((found.y - found.y.min()).mean()), abs=0.05)
+    assert found.searched(5.0, halving=True) < found.searched(5.0, halving=False) < found.searched(1.0, halving=False)
+
+
+def test_a_run_is_cut_into_pilot_and_truth():
+    run = plane(step_at(lambda s: 0 * s + 1), seeds=11, steps=(0, 10, 100, 300, 10_000, 30_000))
+    short, whole = truth.pilot_and_truth(run)
+    assert (short.seed.values.tolist(), int(short.step[-1])) == ([0, 1, 2, 3, 4], 300)
+    assert (whole.seed.values.tolist(), int(whole.step[-1])) == ([5, 6, 7, 8, 9, 10], 30_000)
+
+
+def test_the_study_says_whether_pilots_were_right():
+    """Pilots and truths have one boundary, and one best cell; without its temperatures in order no pilot has."""
+
+    def moving(step, t, s, seed):
+        y = step_at(lambda s: s**0.25, width=0.05)(step, t, s, seed % 5)
+        return y + 0.2 * np.abs(np.log2(t) + 2) + 0.3 * np.abs(np.log2(s)) + 0.02 * np.sin(seed * 7)
+
+    run = plane(moving, seeds=11, steps=(0, 300, 30_000))
+    tree = xr.DataTree.from_dict({"a": run, "b": run})
+    found = {verdict.claim.key: verdict for verdict in check(tree, advice_claims.CLAIMS)}
+    assert {key: verdict.verdict for key, verdict in found.items()} == {"boundary": "agrees", "best_cell": "agrees"}
+    assert found["best_cell"].measured[0].value == pytest.approx(0, abs=1e-3)
+    assert found["boundary"].null == "differs"
 
 
 def test_the_command_refuses_in_a_sentence(capsys, tmp_path):

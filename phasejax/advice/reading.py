@@ -46,8 +46,8 @@ BEST_FALLS, BOUNDARY_FALLS = 0.4, 0.2
 """Powers of the steps with which the best learning rate and the boundary fall where updates do not vanish with gradients."""
 
 Kind = Literal["boundary", "divergence", "none", "no plateau", "nothing learned"]
-"""What a column has: a boundary, one above which training diverges, none in this range, one of which only a lower bound is
-known because the hot plateau was not reached, or nothing that was learned yet."""
+"""What a column has: a boundary, one above which training diverges, none in this range, one that is not known because the
+hot plateau was not reached, or nothing that was learned yet."""
 
 
 class Cell(NamedTuple):
@@ -159,7 +159,9 @@ def read(run: xr.Dataset, decades: float | None = None) -> Reading:
     cell = _best(mean, rate)
     gain = float(log10(run.constant_loss.clip(min=FLOOR)).mean("seed")) - cell.y
     found = with_interval(y, rate, LEVEL)
-    columns = found.rename({"at": "T_c"}).assign(kind=_kinds(run, found, gain, decades is not None))
+    columns = found.rename({"at": "T_c"}).assign(
+        kind=_kinds(run, found, gain + cell.y - mean.min(rate), decades is not None)
+    )
     reported = columns.kind.isin(["boundary", "divergence"])
     lower = 10 ** (-BOUNDARY_FALLS * (decades or 0))
     columns[["T_c", "low", "high"]] = columns[["T_c", "low", "high"]].where(reported) * lower
@@ -193,14 +195,14 @@ def plateau(columns: xr.Dataset) -> xr.DataArray:
 def budget_needed(run: xr.Dataset) -> float:
     """By what factor a pilot that has learned nothing should be longer, 2 to 100: when it will have gained a decade.
 
-    From how fast the best cell's gain grew as a power of the steps over the last factor of four; 10 where it did not.
+    From how fast the best cell's gain grew as a power of the steps over the last factor of four; NaN where it did not.
     """
     steps, last = run.step.values, float(run.step[-1])
     earlier = int(np.abs(np.log(np.maximum(steps, 0.5) / (last / 4))).argmin())
     cap = float(log10(run.constant_loss.clip(min=FLOOR)).mean("seed"))
     then, now = (cap - float(scores(run, record).mean("seed").min()) for record in (earlier, -1))
     if not (now > 0.02 and now > then > 0) or steps[earlier] <= 0 or steps[earlier] == last:
-        return 10.0
+        return math.nan
     power = math.log(now / then) / math.log(last / steps[earlier])
     return float(np.clip((1 / now) ** (1 / power), 2, 100))
 
@@ -211,14 +213,14 @@ def _plane(run: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
     return values.transpose(rate, "sigma_w", "seed").sortby([rate, "sigma_w"]).reset_coords(drop=True)
 
 
-def _kinds(run: xr.Dataset, columns: xr.Dataset, gain: float, rising: bool) -> xr.DataArray:
-    """What each column has."""
+def _kinds(run: xr.Dataset, columns: xr.Dataset, gains: xr.DataArray, rising: bool) -> xr.DataArray:
+    """What each column has: `gains` are decades by which its best cell is better than a constant output."""
     rate = grid_axis(run)
     lost = _plane(run, ~np.isfinite(run.test_loss.isel(step=-1)) | (run.diverged_step.isel(step=-1) >= 0)).mean("seed")
     words = []
     for k in range(columns.sizes["sigma_w"]):
         here = columns.isel(sigma_w=k)
-        if gain <= LEARNED:
+        if gains[k] <= LEARNED:
             words.append("nothing learned")
         elif not (here.contrast > CONTRAST and np.isfinite(here["at"])):
             words.append("none")

@@ -50,7 +50,8 @@ def advice_map(advice: Advice) -> Figure:
             figure, ax = new_figure(ONE_COLUMN, 2.75)
             _draw_curve(ax, advice, y)
         figure.suptitle(f"{training_length(advice.pilot)}; {advice.experiment.schedule.steps:,} steps planned", fontsize=8)
-        figure.legend(loc="outside lower center", ncols=2)
+        if ax.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

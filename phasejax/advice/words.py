@@ -102,7 +102,7 @@ def _recommended(advice: "Advice") -> list[str]:
 
 
 def _boundaries(advice: "Advice") -> list[str]:
-    found, columns, name = [], advice.boundary, _name(advice)
+    found, unlearned, columns, name = [], [], advice.boundary, _name(advice)
     by = advice.per_temperature
     for k in range(columns.sizes["sigma_w"]):
         here = columns.isel(sigma_w=k)
@@ -112,12 +112,16 @@ def _boundaries(advice: "Advice") -> list[str]:
             rates = f", learning rate {_number(float(here.T_c) * by)}" if by != 1 else ""
             what = "is lost above" if kind == "boundary" else "diverges, and is limited by that and not by noise, above"
             found.append(f"{at} training {what} {name} {middle} ({CONFIDENCE:.0%}: {low} to {high}){rates}.")
+        elif kind == "nothing learned":
+            unlearned.append(_number(float(here.sigma_w)))
         elif kind == "no plateau":
             top = _number(float(advice.reading.y[advice.reading.rate][-1]))
             found.append(f"{at} the boundary is not known: the loss still rises at {name} {top}, the highest tried.")
         else:
             found.append(f"{at} no boundary is seen in this range: hot students are {float(here.contrast):.2g} decades "
                          f"worse than the best, and {CONTRAST:g} are needed to tell.")  # fmt: skip
+    if unlearned:
+        found.append(f"At sigma_w {', '.join(unlearned)} nothing has been learned yet.")
     if bool(np.isfinite(columns.T_c).any()):
         found.append(DRIFT)
     return found
@@ -146,7 +150,10 @@ def _nothing_learned(advice: "Advice") -> list[str]:
     steps = int(advice.pilot.step[-1])
     share = steps / advice.experiment.schedule.steps
     need = share * budget_needed(advice.pilot)
-    would = f"--budget {need:.2g} should do" if need < 1 else "it would need about as many steps as are planned, or more"
+    if math.isnan(need):
+        would = f"the pilot does not tell how long it would take: try --budget {min(10 * share, 1):.2g}, or other sigma_w"
+    else:
+        would = f"--budget {need:.2g} should do" if need < 1 else "it would need about as many steps as are planned, or more"
     return [f"No advice: after {steps:,} steps nothing has been learned yet, the best cell's loss being within "
             f"{max(advice.reading.gain, 0):.2g} decades of a constant output's; {would}."]  # fmt: skip
 
