@@ -11,14 +11,14 @@ from phasejax.studies.digits import levels
 def test_a_random_matrix_exceeds_the_edge_once_in_twenty():
     random = np.random.default_rng(0)
     for nodes, inputs in ((32, 64), (10, 32)):
-        w = random.normal(size=(4000, nodes, inputs)) / np.sqrt(inputs)
+        w = random.normal(size=(3000, nodes, inputs)) / np.sqrt(inputs)
         largest = np.linalg.svd(w, compute_uv=False)[:, 0] ** 2
         assert np.mean(largest > levels.edge(nodes, inputs)) == pytest.approx(0.05, abs=0.015)
 
 
 def test_the_median_is_that_of_the_density():
     random = np.random.default_rng(0)
-    w = random.normal(size=(20, 160, 320)) / np.sqrt(320)
+    w = random.normal(size=(4, 160, 320)) / np.sqrt(320)
     assert np.median(np.linalg.svd(w, compute_uv=False) ** 2) == pytest.approx(levels.median(32, 64), rel=0.01)
 
 
@@ -28,7 +28,7 @@ def digits(**parts):
         network=pj.Network((64, 32, 10)),
         grid=pj.Grid(temperature=[2**-6, 2**-4], sigma_w=[0.5, 1.0], seeds=2),
         schedule=pj.Schedule(360, weights="ends"),
-        observe=("test_accuracy", "eigenvalues", "weights", "diverged_step"),
+        observe=("eigenvalues", "weights", "diverged_step"),
         **parts,
     )
 

@@ -7,6 +7,7 @@ import xarray as xr
 from scipy.integrate import solve_ivp
 
 import phasejax as pj
+from phasejax.analysis.spectrum import memory
 from phasejax.seed import make_task
 from phasejax.studies.jamming import relaxation
 
@@ -63,28 +64,28 @@ def test_an_aligned_node_softens_with_the_cube():
         assert found.y[0, -1] ** 3 == pytest.approx(0.6 * sigma**3, rel=6 / sigma)
 
 
+@pytest.mark.long
 def test_students_in_the_flow_do_what_the_closed_form_says():
     """All samples at once, 4000 of them in the place of the mean over all inputs."""
-    sigmas = [2.0, 4.0, 8.0]
+    sigmas = [2.0, 8.0]
     experiment = pj.Experiment(
         network=pj.Network((4, 1, 1), "erf", trainable=(1,)),
-        task=pj.TeacherStudent(samples=4000, test_samples=1000),
+        task=pj.TeacherStudent(samples=4000, test_samples=2000),
         sgd=pj.Sgd(batch_size=4000),
-        grid=pj.Grid(learning_rate=[1.0], sigma_w=sigmas, seeds=4),
-        schedule=pj.Schedule(1000, records_per_decade=16, weights="ends"),
-        observe=("test_loss", "G_t0", "G_00", "G_tt", "eigenvalues", "weights", "diverged_step"),
+        grid=pj.Grid(learning_rate=[1.0], sigma_w=sigmas, seeds=2),
+        schedule=pj.Schedule(300, records_per_decade=8, weights="ends"),
+        observe=("G_t0", "G_00", "G_tt", "weights", "diverged_step"),
     )
-    assert experiment.ladder.block == 16, "a block of all samples holds few of them"
     run = pj.simulate(experiment, engine="autodiff")
     measured = run.step.values * 1.0  # at learning rate 1
-    for seed in range(4):
+    for seed in range(2):
         task = make_task(experiment.network, experiment.task, 1, jnp.float32, jnp.int32(seed))
         teacher, readout = np.array(task.teacher["1"][0], float), float(task.teacher["2"][0, 0])
         for k, sigma in enumerate(sigmas):
             start = np.array(run.weights[0, 0, k, seed, 0], float)
-            flow = solve_ivp(lambda _, w, v=readout, of=teacher: v**2 * drift(w, of), (0, 1000), start, t_eval=measured)
+            flow = solve_ivp(lambda _, w, v=readout, of=teacher: v**2 * drift(w, of), (0, 300), start, t_eval=measured)
             expected = [product(w, start) / np.sqrt(product(w, w) * product(start, start)) for w in flow.y.T]
-            found = relaxation.series(run).C.isel(learning_rate=0, sigma_w=k, seed=seed)
+            found = memory(run).isel(learning_rate=0, sigma_w=k, seed=seed)
             assert np.abs(found - expected).max() < 0.05, (seed, sigma)
 
 
@@ -95,3 +96,10 @@ def test_ageing_is_told_from_a_stationary_process(mu, shape):
     c = np.where(step >= waited, shape(np.maximum(step, waited), waited) ** -0.1, np.nan)
     means = xr.DataArray(c, dims=("waited", "step"), coords={"waited": steps, "step": steps, "learning_rate": 0.5})
     assert float(relaxation.ageing_exponent(means)) == pytest.approx(mu, abs=0.05)
+
+
+def test_a_block_of_large_batches_holds_few_of_them():
+    """All of a block's samples are there at once."""
+    flow, small = (pj.Experiment(sgd=pj.Sgd(batch_size=size)) for size in (4000, 4))
+    assert (flow.epoch_steps, flow.ladder.block) == (1, 16)
+    assert small.ladder.block == small.epoch_steps == 1000
