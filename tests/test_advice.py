@@ -3,9 +3,8 @@
 import dataclasses
 import html
 import math
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -202,10 +201,10 @@ def test_optimizers_are_told_apart_by_whether_updates_vanish_with_gradients():
         return optax.chain(optax.clip_by_global_norm(clip), optax.sgd(learning_rate))
 
     plain = pj.Grid(learning_rate=0.1)
-    grids = {"sgd": pj.Grid(learning_rate=0.1, momentum=0.9), "adam": plain, optax.lion: plain, optax.rmsprop: plain,
+    grids = {"sgd": pj.Grid(learning_rate=0.1, momentum=0.9), "adam": plain, optax.rmsprop: plain,
              clipped: pj.Grid(learning_rate=0.1, clip=1.0)}  # fmt: skip
     found = [pilot.normalises(pj.Experiment(sgd=pj.Sgd(of), grid=grid)) for of, grid in grids.items()]
-    assert found == [False, True, True, True, False]
+    assert found == [False, True, True, False]
 
 
 def test_where_updates_do_not_vanish_boundary_and_best_rate_are_carried_on():
@@ -323,12 +322,16 @@ def test_a_single_sigma_w_is_a_curve(tmp_path):
 
 def test_the_constant_loss_is_that_of_the_mean_and_of_the_shares():
     network = pj.Network((3, 4, 2))
-    draw = network.init(jax.random.key(0))
-    x = jnp.zeros((8, 3))
-    y, labels = jnp.arange(16.0).reshape(8, 2), jnp.array([0, 0, 0, 1, 1, 1, 1, 1])
-    task = pj.Task(jnp.int32(0), {}, draw, {}, {}, (), pj.Data(x, y, x, jnp.ones((8, 2))), ())
+    draw: Any = {"1": np.zeros((4, 3), "float32"), "2": np.zeros((2, 4), "float32")}
+    x: Any = np.zeros((8, 3), "float32")
+    y: Any = np.arange(16, dtype="float32").reshape(8, 2)
+    ones: Any = np.ones((8, 2), "float32")
+    labels: Any = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    test: Any = np.array([0, 1, 1, 1, 1, 1, 1, 1])
+    zero: Any = np.int32(0)
+    task = pj.Task(zero, {}, draw, {}, {}, (), pj.Data(x, y, x, ones), ())
     assert np.allclose(constant_loss(network, mean_loss_of(pj.TeacherStudent()), task), 0.5 * (6**2 + 7**2))
-    task = task._replace(own=pj.Data(x, labels, x, jnp.array([0, 1, 1, 1, 1, 1, 1, 1])))
+    task = task._replace(own=pj.Data(x, labels, x, test))
     found = constant_loss(network, mean_loss_of(pj.TeacherStudent(loss="cross_entropy")), task)
     assert np.allclose(found, -(np.log(3 / 8) + 7 * np.log(5 / 8)) / 8)
 
