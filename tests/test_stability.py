@@ -9,6 +9,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 from conftest import small
+from jax.flatten_util import ravel_pytree
 
 import phasejax as pj
 from phasejax.analysis import run as of_run
@@ -40,7 +41,7 @@ class Linear:
 
 def dense(network, loss, trained, frozen, x, y):
     """lambda, q and H, from every sample's own J^T S J."""
-    flat, shaped = jax.flatten_util.ravel_pytree(trained)
+    flat, shaped = ravel_pytree(trained)
 
     def outputs(w, one):
         return network.apply({**frozen, **shaped(w)}, one[None])[0][0]
