@@ -5,8 +5,10 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -94,6 +96,17 @@ def no_code() -> Iterator[None]:
         assert not heard
     finally:
         heard = None
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """What a test leaves of signals: a command listens to them to the end of its process, and here goes on into others."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture
