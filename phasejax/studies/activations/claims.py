@@ -20,6 +20,7 @@ from phasejax.studies.activations.lines import (
     jamming_line,
     remaining,
 )
+from phasejax.studies.stability.claims import other_teacher
 
 OTHERS = ("erf", "relu", "gelu", "identity", "all_layers")
 
@@ -80,15 +81,6 @@ def left(name: str) -> Statistic:
     return lambda x: x[name].isel(sigma_w=int(x.sigma_w.values.argmax()), drop=True)
 
 
-def _other_teachers(run: xr.Dataset) -> xr.Dataset:
-    order = np.roll(np.arange(run.sizes["seed"]), 1)
-    names = ("teacher_sharpness", "teacher_noise_sharpness")
-    return run.assign({name: run[name].copy(data=run[name].values[order]) for name in names})
-
-
-other_teachers = Null("every teacher has the T_0 of the one before", _other_teachers)
-
-
 def _saturated(run: xr.Dataset) -> xr.Dataset:
     left = run.test_loss
     stuck = left.sel(step=0).isel(sigma_w=int(run.sigma_w.values.argmin()))
@@ -120,7 +112,7 @@ CLAIMS: tuple[Claim, ...] = (
         expected="correlation of log T_c and log T_0 above 1/2",
         measures=tuple(Measure(f"correlation, {name}", boundary(name), correlation, low=0.5)
                        for name in ("tanh", *OTHERS)),
-        null=other_teachers, over="study",
+        null=other_teacher, over="study",
     ),
     Claim(
         "jamming", "Nodes that saturate have a jamming line, and a linear network has none",

@@ -4,7 +4,8 @@ import xarray as xr
 
 from phasejax.analysis.run import RunError, members, settings
 from phasejax.analysis.stability import lost, stability_edge, transition
-from phasejax.studies.stability.numbers import LEARNT, octaves
+from phasejax.analysis.statistics import log2
+from phasejax.studies.stability.numbers import LEARNT
 
 WAYS = ("drawn", "heated")
 """From where students come: from a draw, or from their teacher."""
@@ -41,7 +42,7 @@ def edges(tree: xr.DataTree) -> xr.Dataset:
             "T_c drawn": transition(drawn, at_start).isel(step=-1, drop=True),
             "T_c heated": transition(heated, at_start).isel(step=-1, drop=True),
         }
-        own = {name: octaves(edge.drop_vars("learning_rate", errors="ignore")) for name, edge in of.items()}
+        own = {name: log2(edge.drop_vars("learning_rate", errors="ignore")) for name, edge in of.items()}
         found.append(xr.Dataset(own).assign_coords(batch=batch))
     joined = xr.concat(found, "batch", join="inner", coords="minimal", compat="override")
     assert isinstance(joined, xr.Dataset)

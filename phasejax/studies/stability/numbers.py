@@ -1,11 +1,10 @@
 """The temperatures of each teacher that the study is about, in octaves."""
 
-import numpy as np
 import xarray as xr
 
 from phasejax.analysis.run import RunError, members
 from phasejax.analysis.stability import diverged, lost, relative, stability_edge, transition
-from phasejax.analysis.statistics import log10, sound
+from phasejax.analysis.statistics import log2, log10, sound
 
 LEARNT = 1e-2
 """T_c is where the loss is this part of what it is without any learning, at the start of small random weights."""
@@ -25,11 +24,6 @@ def member(tree: xr.DataTree, name: str) -> xr.Dataset:
     return runs[name]
 
 
-def octaves(values: xr.DataArray) -> xr.DataArray:
-    """Logarithm to the base 2."""
-    return xr.apply_ufunc(np.log2, values)
-
-
 def edges(tree: xr.DataTree) -> xr.Dataset:
     """Temperatures of each teacher, in octaves, (seed,) or (step, seed).
 
@@ -46,7 +40,7 @@ def edges(tree: xr.DataTree) -> xr.Dataset:
         "diverged identity": diverged(control),
     }
     found |= {f"T_c {way}": transition(member(tree, way), LEARNT * at_start) for way in ("drawn", "heated")}
-    return xr.Dataset({name: octaves(edge.drop_vars("learning_rate", errors="ignore")) for name, edge in found.items()})
+    return xr.Dataset({name: log2(edge.drop_vars("learning_rate", errors="ignore")) for name, edge in found.items()})
 
 
 def ways(tree: xr.DataTree, ratios: tuple[float, ...]) -> xr.Dataset:
