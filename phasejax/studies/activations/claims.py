@@ -9,8 +9,8 @@ import functools
 import numpy as np
 import xarray as xr
 
-from phasejax.analysis.run import members, require
-from phasejax.claims.judging import Averages, Claim, Measure, NotInRunError, Statistic, Take
+from phasejax.analysis.run import member, require
+from phasejax.claims.judging import Averages, Claim, Measure, Statistic, Take
 from phasejax.claims.nulls import Null, all_as
 from phasejax.studies.activations.lines import (
     STUCK,
@@ -25,20 +25,18 @@ from phasejax.studies.stability.claims import other_teacher
 OTHERS = ("erf", "relu", "gelu", "identity", "all_layers")
 
 
-def _run(tree: xr.DataTree, member: str) -> xr.Dataset:
-    if member not in members(tree):
-        raise NotInRunError(f"The study has no member {member}.")
-    run = members(tree)[member]
+def _run(tree: xr.DataTree, name: str) -> xr.Dataset:
+    run = member(tree, name)
     require(run, "test_loss", "teacher_sharpness", "teacher_noise_sharpness", "sigma_w", "temperature")
     return run
 
 
 @functools.cache
-def boundary(member: str) -> Take:
+def boundary(name: str) -> Take:
     """log2 of T_c and T_0 of every teacher that has both, and what correlations need."""
 
     def samples(tree: xr.DataTree) -> xr.Dataset:
-        run = _run(tree, member)
+        run = _run(tree, name)
         y = critical_temperature(remaining(run))
         x = edge(run).where(y.notnull())
         found = {"x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y, "octaves": y - x}

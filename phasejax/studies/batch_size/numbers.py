@@ -2,7 +2,7 @@
 
 import xarray as xr
 
-from phasejax.analysis.run import RunError, members, settings
+from phasejax.analysis.run import NotRecordedError, members, settings
 from phasejax.analysis.stability import lost, stability_edge, transition
 from phasejax.analysis.statistics import log2
 from phasejax.studies.stability.numbers import LEARNT
@@ -15,13 +15,13 @@ def by_batch_size(tree: xr.DataTree) -> dict[str, dict[int, xr.Dataset]]:
     """The runs from each start, by batch size, ascending.
 
     Raises:
-        RunError: some are not there from the one start and from the other.
+        NotRecordedError: some are not there from the one start and from the other.
     """
     found: dict[str, dict[int, xr.Dataset]] = {way: {} for way in WAYS}
     for name, run in members(tree).items():
         found[name.partition(",")[0]][settings(run)["sgd"]["batch_size"]] = run
     if set(found["drawn"]) != set(found["heated"]):
-        raise RunError("The study has not all batch sizes from both starts yet.")
+        raise NotRecordedError("The study has not all batch sizes from both starts yet.")
     return {way: dict(sorted(runs.items())) for way, runs in found.items()}
 
 

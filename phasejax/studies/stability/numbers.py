@@ -2,7 +2,7 @@
 
 import xarray as xr
 
-from phasejax.analysis.run import RunError, members
+from phasejax.analysis.run import member
 from phasejax.analysis.stability import diverged, lost, relative, stability_edge, transition
 from phasejax.analysis.statistics import log2, log10, sound
 
@@ -10,18 +10,6 @@ LEARNT = 1e-2
 """T_c is where the loss is this part of what it is without any learning, at the start of small random weights."""
 WAYS = ("drawn", "heated", "cooled")
 """From where students come: from a draw, from their teacher, or from higher temperatures."""
-
-
-def member(tree: xr.DataTree, name: str) -> xr.Dataset:
-    """The run of a member.
-
-    Raises:
-        RunError: it is not there.
-    """
-    runs = members(tree)
-    if name not in runs:
-        raise RunError(f"The study has no member {name}.")
-    return runs[name]
 
 
 def edges(tree: xr.DataTree) -> xr.Dataset:
