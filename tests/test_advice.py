@@ -171,6 +171,10 @@ def test_sentences_say_what_was_found():
     assert "start too large to learn above sigma_w 2.83" in said
     assert "At sigma_w 4, 8, 16 nothing has been learned yet." in said
     assert "as much as 4.2 trainings of one student" in said
+    falling = step_at(lambda s: 4 / s, width=0.2)
+    sideways = str(advice_on(plane(lambda step, t, s, seed: np.minimum(falling(step, t, s, seed) - 0.1 * np.log2(t), CAP))))
+    assert "where it meets the temperature boundary" in sideways
+    assert "start too large" not in sideways
     nothing = str(advice_on(plane(lambda step, t, s, seed: CAP + 0 * t)))
     assert nothing.startswith("No advice: after 100 steps nothing has been learned")
     assert "try --budget 0.1," in nothing

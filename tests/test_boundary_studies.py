@@ -8,6 +8,7 @@ from conftest import small
 import phasejax as pj
 from phasejax.analysis.stability import diverged, edge_where_s_is_2, lost, relative, stability_edge, transition
 from phasejax.analysis.statistics import log10
+from phasejax.claims import ABSENT, check
 from phasejax.studies.finite_size.figures import smooth_curve
 from phasejax.studies.finite_size.numbers import disconnected, parts, rescaled
 from phasejax.studies.stability.claims import other_teacher
@@ -102,6 +103,12 @@ def test_one_curve_for_all_leaves_no_variance_at_equal_t_over_t_0():
     assert len(set(other.teacher_sharpness.values)) == len(set(run.teacher_sharpness.values)) == 4, (
         "a teacher's students have one"
     )
+
+
+@pytest.mark.parametrize("name", ["activations", "batch_size", "digits", "finite_size", "jamming", "stability", "theory"])
+def test_claims_on_members_that_are_not_there_yet_are_not_judged(name):
+    tree = xr.DataTree.from_dict({"drawn,batch_size=4" if name == "batch_size" else "another": made_up(rise(1.5))})
+    assert {verdict.verdict for verdict in check(tree, pj.read_study(name).claims)} == {ABSENT}
 
 
 @pytest.mark.parametrize("name", ["stability", "batch_size", "finite_size"])

@@ -18,7 +18,7 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from phasejax.analysis.run import grid_axis, require
-from phasejax.analysis.statistics import crossings, log10
+from phasejax.analysis.statistics import crossings, log2, log10
 
 NEEDED = ("test_loss", "constant_loss", "diverged_step")
 """What a pilot records."""
@@ -172,11 +172,6 @@ def read(run: xr.Dataset, decades: float | None = None) -> Reading:
         jamming = found.assign({name: found[name].where(seen) for name in ("sigma_c", "low", "high")})
     best = cell._replace(rate=cell.rate * 10 ** (-BEST_FALLS * (decades or 0)))
     return Reading(rate, mean, columns.drop_vars("slope"), best, cell.rate, jamming, gain)
-
-
-def log2(x: xr.DataArray) -> xr.DataArray:
-    """Of every element."""
-    return log10(x) / math.log10(2)
 
 
 def _best(mean: xr.DataArray, rate: str) -> Cell:

@@ -135,8 +135,12 @@ def _jamming(advice: "Advice") -> list[str]:
         worse = f"{float(found.contrast):.2g} decades worse than the best, and {CONTRAST:g} are needed to tell"
         return [f"No jamming boundary is seen: at the recommended learning rate large sigma_w is {worse}."]
     low, middle, high = (_number(float(found[end])) for end in ("low", "sigma_c", "high"))
-    return [f"At the recommended learning rate students start too large to learn above sigma_w {middle} "
-            f"({CONFIDENCE:.0%}: {low} to {high})."]  # fmt: skip
+    beyond = advice.boundary.T_c.where(advice.boundary.sigma_w >= found.sigma_c)
+    # Where the other boundary has come down to it, colder students of the same start may well learn.
+    what = "diverge or learn nothing" if bool((beyond <= advice.reading.best.rate).any()) else "start too large to learn"
+    also = f", where it meets the {_name(advice)} boundary" if what.startswith("diverge") else ""
+    return [f"At the recommended learning rate students {what} above sigma_w {middle} "
+            f"({CONFIDENCE:.0%}: {low} to {high}){also}."]  # fmt: skip
 
 
 def _guess(advice: "Advice") -> list[str]:

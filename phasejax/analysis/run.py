@@ -30,7 +30,7 @@ class RunError(Exception):
 
 
 class NotRecordedError(RunError):
-    """What is asked for is not in the file because its experiment does not record it: one sentence."""
+    """What is asked for is not there because the experiment does not record it, or the study has not: one sentence."""
 
 
 class Layer(NamedTuple):
@@ -176,6 +176,18 @@ def members(data: xr.Dataset | xr.DataTree) -> dict[str, xr.Dataset]:
     if isinstance(data, xr.Dataset):
         return {"": data}
     return {name: node.to_dataset() for name, node in data.children.items()}
+
+
+def member(tree: xr.DataTree, name: str) -> xr.Dataset:
+    """The run of a member of a study.
+
+    Raises:
+        NotRecordedError: it has no records yet, or there is no such member.
+    """
+    runs = members(tree)
+    if name not in runs:
+        raise NotRecordedError(f"The study has no records of a member {name}.")
+    return runs[name]
 
 
 def each(tree: xr.DataTree, change: Callable[[xr.Dataset], xr.Dataset]) -> xr.DataTree:

@@ -26,6 +26,11 @@ def log10(x: xr.DataArray) -> xr.DataArray:
     return xr.apply_ufunc(np.log10, x)
 
 
+def log2(x: xr.DataArray) -> xr.DataArray:
+    """Of every element, in octaves."""
+    return xr.apply_ufunc(np.log2, x)
+
+
 def final(dataset: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
     """`values` at the last record, of sound students: (axis, sigma_w, seed)."""
     return sound(dataset, values.isel(step=-1))

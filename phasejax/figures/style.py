@@ -99,8 +99,11 @@ def figure(
         @functools.wraps(draw)
         def styled(data: Any, *, step: int | None = None, **options: Any) -> Any:
             seen = _seen(data, needs, step) if over == "run" else each(data, lambda run: _seen(run, needs, step))
-            with matplotlib.style.context(STYLE_SHEET):
-                return draw(seen, **options)
+            try:
+                with matplotlib.style.context(STYLE_SHEET):
+                    return draw(seen, **options)
+            except NotRecordedError as reason:
+                raise _without(reason) from None
 
         own = inspect.signature(draw)
         asked = inspect.Parameter("step", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=int | None)
@@ -128,7 +131,11 @@ def drawable(dataset: xr.Dataset, *needs: str) -> None:
     try:
         require(dataset, *needs)
     except NotRecordedError as reason:
-        raise NotDrawable(str(reason).rstrip(".")) from None
+        raise _without(reason) from None
+
+
+def _without(reason: NotRecordedError) -> NotDrawable:
+    return NotDrawable(str(reason).rstrip("."))
 
 
 def panels(dataset: xr.Dataset, wanted: Mapping[str, Panel]) -> dict[str, Any]:
@@ -201,7 +208,8 @@ def training_length(dataset: xr.Dataset, step: int | None = None) -> str:
     """The words for "after so many steps" that stand on every figure; the last record if no step is given."""
     step = int(dataset.step[-1]) if step is None else step
     steps_per_epoch = next((int(s) / float(e) for s, e in zip(dataset.step, dataset.epoch, strict=True) if e > 0), None)
-    epochs = f" ({step / steps_per_epoch:,g} epochs)" if steps_per_epoch else ""
+    count = f"{step / steps_per_epoch:,g}" if steps_per_epoch else ""
+    epochs = f" ({count} epoch{'s' * (count != '1')})" if count else ""
     seeds = dataset.sizes["seed"]
     return f"{step:,} step{'s' * (step != 1)}{epochs}, {seeds} seed{'s' * (seeds != 1)}"
 

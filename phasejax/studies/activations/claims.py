@@ -9,8 +9,8 @@ import functools
 import numpy as np
 import xarray as xr
 
-from phasejax.analysis.run import members, require
-from phasejax.claims.judging import Averages, Claim, Measure, NotInRunError, Statistic, Take
+from phasejax.analysis.run import member, require
+from phasejax.claims.judging import Averages, Claim, Measure, Statistic, Take
 from phasejax.claims.nulls import Null, all_as
 from phasejax.studies.activations.lines import (
     STUCK,
@@ -20,24 +20,23 @@ from phasejax.studies.activations.lines import (
     jamming_line,
     remaining,
 )
+from phasejax.studies.stability.claims import other_teacher
 
 OTHERS = ("erf", "relu", "gelu", "identity", "all_layers")
 
 
-def _run(tree: xr.DataTree, member: str) -> xr.Dataset:
-    if member not in members(tree):
-        raise NotInRunError(f"The study has no member {member}.")
-    run = members(tree)[member]
+def _run(tree: xr.DataTree, name: str) -> xr.Dataset:
+    run = member(tree, name)
     require(run, "test_loss", "teacher_sharpness", "teacher_noise_sharpness", "sigma_w", "temperature")
     return run
 
 
 @functools.cache
-def boundary(member: str) -> Take:
+def boundary(name: str) -> Take:
     """log2 of T_c and T_0 of every teacher that has both, and what correlations need."""
 
     def samples(tree: xr.DataTree) -> xr.Dataset:
-        run = _run(tree, member)
+        run = _run(tree, name)
         y = critical_temperature(remaining(run))
         x = edge(run).where(y.notnull())
         found = {"x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y, "octaves": y - x}
@@ -80,15 +79,6 @@ def left(name: str) -> Statistic:
     return lambda x: x[name].isel(sigma_w=int(x.sigma_w.values.argmax()), drop=True)
 
 
-def _other_teachers(run: xr.Dataset) -> xr.Dataset:
-    order = np.roll(np.arange(run.sizes["seed"]), 1)
-    names = ("teacher_sharpness", "teacher_noise_sharpness")
-    return run.assign({name: run[name].copy(data=run[name].values[order]) for name in names})
-
-
-other_teachers = Null("every teacher has the T_0 of the one before", _other_teachers)
-
-
 def _saturated(run: xr.Dataset) -> xr.Dataset:
     left = run.test_loss
     stuck = left.sel(step=0).isel(sigma_w=int(run.sigma_w.values.argmin()))
@@ -120,7 +110,7 @@ CLAIMS: tuple[Claim, ...] = (
         expected="correlation of log T_c and log T_0 above 1/2",
         measures=tuple(Measure(f"correlation, {name}", boundary(name), correlation, low=0.5)
                        for name in ("tanh", *OTHERS)),
-        null=other_teachers, over="study",
+        null=other_teacher, over="study",
     ),
     Claim(
         "jamming", "Nodes that saturate have a jamming line, and a linear network has none",

@@ -8,15 +8,10 @@ from scipy.optimize import brentq
 from scipy.special import erf
 
 from phasejax.analysis.stability import stability_edge
-from phasejax.analysis.statistics import crossings, log10, nearest, sound
+from phasejax.analysis.statistics import crossings, log2, log10, nearest, sound
 
 LEARNT, STUCK = -2.0, -1.0
 """log10 of the share of the teacher's variance that is left: below the first it is learnt, above the second it is not."""
-
-
-def log2(x: xr.DataArray) -> xr.DataArray:
-    """In octaves."""
-    return log10(x) / np.log10(2)
 
 
 def remaining(run: xr.Dataset) -> xr.DataArray:

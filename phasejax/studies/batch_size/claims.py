@@ -2,10 +2,10 @@
 
 import xarray as xr
 
+from phasejax.analysis.statistics import log2
 from phasejax.claims.judging import Averages, Claim, Measure, Statistic, Take
 from phasejax.claims.nulls import Null
 from phasejax.studies.batch_size.numbers import edges
-from phasejax.studies.stability.numbers import octaves
 
 _SIZES = (1, 4, 16, 64, 256)
 
@@ -42,7 +42,7 @@ def _slope(low: int, high: int) -> Statistic:
     """Octaves of temperature an octave of B."""
 
     def slope(a: Averages) -> xr.DataArray:
-        b = octaves(a.batch)
+        b = log2(a.batch)
         return (a["at"].sel(batch=high, drop=True) - a["at"].sel(batch=low, drop=True)) / float(
             b.sel(batch=high) - b.sel(batch=low)
         )

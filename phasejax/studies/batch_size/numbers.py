@@ -2,9 +2,10 @@
 
 import xarray as xr
 
-from phasejax.analysis.run import RunError, members, settings
+from phasejax.analysis.run import NotRecordedError, members, settings
 from phasejax.analysis.stability import lost, stability_edge, transition
-from phasejax.studies.stability.numbers import LEARNT, octaves
+from phasejax.analysis.statistics import log2
+from phasejax.studies.stability.numbers import LEARNT
 
 WAYS = ("drawn", "heated")
 """From where students come: from a draw, or from their teacher."""
@@ -14,13 +15,13 @@ def by_batch_size(tree: xr.DataTree) -> dict[str, dict[int, xr.Dataset]]:
     """The runs from each start, by batch size, ascending.
 
     Raises:
-        RunError: some are not there from the one start and from the other.
+        NotRecordedError: some are not there from the one start and from the other.
     """
     found: dict[str, dict[int, xr.Dataset]] = {way: {} for way in WAYS}
     for name, run in members(tree).items():
         found[name.partition(",")[0]][settings(run)["sgd"]["batch_size"]] = run
     if set(found["drawn"]) != set(found["heated"]):
-        raise RunError("The study has not all batch sizes from both starts yet.")
+        raise NotRecordedError("The study has not all batch sizes from both starts yet.")
     return {way: dict(sorted(runs.items())) for way, runs in found.items()}
 
 
@@ -41,7 +42,7 @@ def edges(tree: xr.DataTree) -> xr.Dataset:
             "T_c drawn": transition(drawn, at_start).isel(step=-1, drop=True),
             "T_c heated": transition(heated, at_start).isel(step=-1, drop=True),
         }
-        own = {name: octaves(edge.drop_vars("learning_rate", errors="ignore")) for name, edge in of.items()}
+        own = {name: log2(edge.drop_vars("learning_rate", errors="ignore")) for name, edge in of.items()}
         found.append(xr.Dataset(own).assign_coords(batch=batch))
     joined = xr.concat(found, "batch", join="inner", coords="minimal", compat="override")
     assert isinstance(joined, xr.Dataset)

@@ -2,9 +2,9 @@
 
 import xarray as xr
 
-from phasejax.analysis.run import members, require
+from phasejax.analysis.run import member, require
 from phasejax.analysis.statistics import draw, sound
-from phasejax.claims.judging import Averages, Claim, Measure, NotInRunError, Statistic
+from phasejax.claims.judging import Averages, Claim, Measure, Statistic
 from phasejax.claims.nulls import all_as, at_start, mirrored
 from phasejax.studies.digits.levels import RANDOM, outliers
 
@@ -21,10 +21,7 @@ def _numbers(run: xr.Dataset) -> xr.Dataset:
 
 def samples(tree: xr.DataTree) -> xr.Dataset:
     """Numbers of both members at the end, in two halves of the seeds: one chooses the cell, the other says what is there."""
-    runs = members(tree)
-    if missing := {"labels", "shuffled"} - set(runs):
-        raise NotInRunError(f"The study has no member {min(missing)}.")
-    labels, shuffled = (_numbers(runs[name]).isel(step=[-1]) for name in ("labels", "shuffled"))
+    labels, shuffled = (_numbers(member(tree, name)).isel(step=[-1]) for name in ("labels", "shuffled"))
     both = xr.concat([labels, shuffled], xr.DataArray(["labels", "shuffled"], dims="member"), coords="minimal",
                      compat="override")  # fmt: skip
     half = xr.DataArray(draw(labels) % 2, dims="seed")

@@ -4,14 +4,13 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from phasejax.analysis.run import members
+from phasejax.analysis.run import member
 from phasejax.analysis.spectrum import marchenko_pastur
 from phasejax.analysis.statistics import final
 from phasejax.figures.boundary import draw_contours
 from phasejax.figures.maps import draw_map
 from phasejax.figures.style import (
     TWO_COLUMNS,
-    NotDrawable,
     Scale,
     cell_label,
     figure,
@@ -24,10 +23,7 @@ WORDS = {"labels": "labels", "shuffled": "shuffled labels"}
 
 
 def _members(tree: xr.DataTree) -> dict[str, xr.Dataset]:
-    runs = members(tree)
-    if missing := [name for name in WORDS if name not in runs]:
-        raise NotDrawable(f"the study has no member {missing[0]}")
-    return {name: runs[name] for name in WORDS}
+    return {name: member(tree, name) for name in WORDS}
 
 
 @figure(

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 
 import xarray as xr
 
+from phasejax.analysis.run import member
+from phasejax.analysis.statistics import log2
 from phasejax.claims.judging import Averages, Claim, Measure, Take
 from phasejax.claims.nulls import all_as
-from phasejax.studies.finite_size.numbers import by_size, disconnected, losses, parts, rescaled
+from phasejax.studies.finite_size.numbers import disconnected, losses, parts, rescaled
 from phasejax.studies.stability.claims import other_teacher
-from phasejax.studies.stability.numbers import octaves
 
 _SIZES = (8, 16, 32, 64)
 _SMALLEST = all_as("nodes=8")
@@ -18,9 +19,7 @@ def _of(nodes: int, along_t: bool = False) -> Take:
     """Parts of the variances of a size, against T / T_0 or against T."""
 
     def take(tree: xr.DataTree) -> xr.Dataset:
-        run = by_size(tree).get(nodes)
-        if run is None:  # every member has the same run in the null
-            run = next(iter(by_size(tree).values()))
+        run = member(tree, f"nodes={nodes}")
         return parts(losses(run) if along_t else rescaled(run))
 
     return take
@@ -47,12 +46,12 @@ def _steepest(mean: xr.DataArray) -> xr.DataArray:
 
 
 def _sharper(a: Averages) -> xr.DataArray:
-    return octaves(_steepest(a.of_teacher_large) / _steepest(a.of_teacher_small))
+    return log2(_steepest(a.of_teacher_large) / _steepest(a.of_teacher_small))
 
 
 def _noisier(a: Averages) -> xr.DataArray:
     large, small = (a[f"connected_{name}"].max("relative_temperature") for name in ("large", "small"))
-    return octaves(large / small)
+    return log2(large / small)
 
 
 def _peak(a: Averages) -> xr.DataArray:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
-from phasejax.analysis.run import members, require, settings
-from phasejax.claims.judging import Averages, Claim, Measure, NotInRunError, Statistic, Take
+from phasejax.analysis.run import member, require, settings
+from phasejax.claims.judging import Averages, Claim, Measure, Statistic, Take
 from phasejax.claims.nulls import Null, permuted
 from phasejax.studies.jamming.relaxation import (
     CLOCKS,
@@ -29,23 +29,17 @@ from phasejax.studies.jamming.relaxation import (
 # What is taken of the tree. Members have different records, and each measure is of one of them.
 
 
-def _run(tree: xr.DataTree, member: str) -> xr.Dataset:
-    if member not in members(tree):
-        raise NotInRunError(f"The study has no member {member}.")
-    return members(tree)[member]
-
-
 def _records(values: xr.Dataset, steps: int) -> xr.Dataset:
     """With records on an axis of their own, all judged at the end."""
     return values.rename(step="record").expand_dims(step=[steps])
 
 
 @functools.cache
-def falling(member: str) -> Take:
+def falling(name: str) -> Take:
     """What falls of a member, against time."""
 
     def samples(tree: xr.DataTree) -> xr.Dataset:
-        run = _run(tree, member)
+        run = member(tree, name)
         require(run, "test_loss", "G_t0", "G_00", "G_tt", "eigenvalues", "sigma_w")
         return _records(series(run), int(run.step[-1]))
 
@@ -53,11 +47,11 @@ def falling(member: str) -> Take:
 
 
 @functools.cache
-def aged(member: str) -> Take:
+def aged(name: str) -> Take:
     """C(t, t_w) of a member, in the cell that is looked at alone."""
 
     def samples(tree: xr.DataTree) -> xr.Dataset:
-        run = _run(tree, member)
+        run = member(tree, name)
         require(run, "kept_features", "sigma_w")
         found = correlation(cell(run)).drop_vars(["temperature", "sigma_w"])
         return _records(found.to_dataset(name="C"), int(run.step[-1]))
@@ -67,7 +61,7 @@ def aged(member: str) -> Take:
 
 def precisions(tree: xr.DataTree) -> xr.Dataset:
     """Memory and loss in both precisions at the temperature that they have in common."""
-    narrow, wide = (series(at_temperature(_run(tree, name))) for name in ("iid", "float64"))
+    narrow, wide = (series(at_temperature(member(tree, name))) for name in ("iid", "float64"))
     both = xr.concat([narrow, wide], "precision", join="inner", coords="minimal", compat="override")
     return _records(both, int(both.step[-1]))
 

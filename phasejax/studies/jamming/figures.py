@@ -10,11 +10,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
-from phasejax.analysis.run import members
+from phasejax.analysis.run import member
 from phasejax.analysis.statistics import bootstrap
 from phasejax.figures.style import (
     TWO_COLUMNS,
-    NotDrawable,
     disorder_colours,
     figure,
     new_figure,
@@ -38,13 +37,6 @@ from phasejax.studies.jamming.relaxation import (
 RESAMPLES = 200
 NEEDS = ("test_loss", "G_t0", "G_00", "G_tt", "eigenvalues")
 SLICE = f"$T = {power_of_two(TEMPERATURE)}$"
-
-
-def _members(tree: xr.DataTree, *names: str) -> dict[str, xr.Dataset]:
-    runs = members(tree)
-    if missing := [name for name in names if name not in runs]:
-        raise NotDrawable(f"the study has no member {missing[0]}")
-    return {name: runs[name] for name in names}
 
 
 def _draw_times(ax: Axes, run: xr.Dataset, clock: str, **look: Any) -> xr.DataArray:
@@ -90,7 +82,7 @@ def _draw_series(ax: Axes, run: xr.Dataset, colour: ScalarMappable, z: int = 0, 
 )
 def relaxation(tree: xr.DataTree) -> Figure:
     """The loss against time, and relaxation times against sigma_W, of all members."""
-    iid, *others = _members(tree, "iid", "cyclic", "data", "flow").values()
+    iid, *others = (member(tree, name) for name in ("iid", "cyclic", "data", "flow"))
     cyclic, data, flow = map(at_temperature, others)
     drawn, axes = new_figure(TWO_COLUMNS, 3.0, columns=3)
     colour = disorder_colours(iid.inverse_sigma_w.values)
@@ -127,7 +119,7 @@ def relaxation(tree: xr.DataTree) -> Figure:
 )
 def ageing(tree: xr.DataTree) -> Figure:
     """Two-time correlations with and without noise, and the collapse of the loss."""
-    runs = _members(tree, "iid", "flow", "data")
+    runs = {name: member(tree, name) for name in ("iid", "flow", "data")}
     drawn, axes = new_figure(TWO_COLUMNS, 3.0, columns=3)
     for ax, (name, run) in zip(axes[:2], runs.items(), strict=False):
         means = correlation(cell(run)).mean("seed")

@@ -7,11 +7,12 @@ within a quarter is what no parameter fitted means.
 import numpy as np
 import xarray as xr
 
+from phasejax.analysis.run import member
 from phasejax.analysis.stability import relative, stability_edge
 from phasejax.analysis.statistics import draw, log10, sound
 from phasejax.claims.judging import Averages, Claim, Measure, Take
 from phasejax.claims.nulls import Null, at_start
-from phasejax.studies.stability.numbers import edges, member, ways
+from phasejax.studies.stability.numbers import edges, ways
 
 _ABOVE = (2.0, 4.0)
 

@@ -5,10 +5,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from phasejax.analysis.run import member
 from phasejax.analysis.stability import relative, stability_edge
 from phasejax.analysis.statistics import log10, sound, summary
 from phasejax.figures.style import TEST_LOSS, TWO_COLUMNS, figure, in_powers_of_two, new_figure, training_length
-from phasejax.studies.stability.numbers import edges, member
+from phasejax.studies.stability.numbers import edges
 
 RELATIVE = "$T/T_0$"
 _LOOKS = {"heated": ("C1", "o", "from the teacher"), "drawn": ("C0", "^", "from a draw"), "cooled": ("C2", "", "cooled")}

@@ -1,33 +1,15 @@
 """The temperatures of each teacher that the study is about, in octaves."""
 
-import numpy as np
 import xarray as xr
 
-from phasejax.analysis.run import RunError, members
+from phasejax.analysis.run import member
 from phasejax.analysis.stability import diverged, lost, relative, stability_edge, transition
-from phasejax.analysis.statistics import log10, sound
+from phasejax.analysis.statistics import log2, log10, sound
 
 LEARNT = 1e-2
 """T_c is where the loss is this part of what it is without any learning, at the start of small random weights."""
 WAYS = ("drawn", "heated", "cooled")
 """From where students come: from a draw, from their teacher, or from higher temperatures."""
-
-
-def member(tree: xr.DataTree, name: str) -> xr.Dataset:
-    """The run of a member.
-
-    Raises:
-        RunError: it is not there.
-    """
-    runs = members(tree)
-    if name not in runs:
-        raise RunError(f"The study has no member {name}.")
-    return runs[name]
-
-
-def octaves(values: xr.DataArray) -> xr.DataArray:
-    """Logarithm to the base 2."""
-    return xr.apply_ufunc(np.log2, values)
 
 
 def edges(tree: xr.DataTree) -> xr.Dataset:
@@ -46,7 +28,7 @@ def edges(tree: xr.DataTree) -> xr.Dataset:
         "diverged identity": diverged(control),
     }
     found |= {f"T_c {way}": transition(member(tree, way), LEARNT * at_start) for way in ("drawn", "heated")}
-    return xr.Dataset({name: octaves(edge.drop_vars("learning_rate", errors="ignore")) for name, edge in found.items()})
+    return xr.Dataset({name: log2(edge.drop_vars("learning_rate", errors="ignore")) for name, edge in found.items()})
 
 
 def ways(tree: xr.DataTree, ratios: tuple[float, ...]) -> xr.Dataset:

@@ -11,11 +11,11 @@ import numpy as np
 import xarray as xr
 
 from phasejax.analysis.phases import jammed, ordered, paramagnetic
-from phasejax.analysis.run import members
+from phasejax.analysis.run import member, members
 from phasejax.analysis.spectrum import GOE_RATIO, spacing_ratio
 from phasejax.analysis.statistics import sound
 from phasejax.analysis.theory import stationary_variance
-from phasejax.claims.judging import Averages, Claim, Measure, NotInRunError, Statistic, Take
+from phasejax.claims.judging import Averages, Claim, Measure, Statistic, Take
 from phasejax.claims.nulls import Null
 from phasejax.studies.theory.levels import (
     KICKED,
@@ -36,22 +36,16 @@ COULOMB = ("coulomb", "equally_spaced")
 # What is taken of the tree: numbers at the end of a member's run.
 
 
-def _run(tree: xr.DataTree, member: str) -> xr.Dataset:
-    if member not in members(tree):
-        raise NotInRunError(f"The study has no member {member}.")
-    return members(tree)[member]
-
-
 def _end(run: xr.Dataset, values: xr.Dataset) -> xr.Dataset:
     return values.expand_dims(step=run.step.values[-1:])
 
 
 @functools.cache
-def grown(member: str, of: Callable[[xr.DataArray], xr.DataArray], first: int = KICKED) -> Take:
+def grown(name: str, of: Callable[[xr.DataArray], xr.DataArray], first: int = KICKED) -> Take:
     """Growth of the width or the trace since a step, by the parts of the motion, at sigma_W = 1."""
 
     def samples(tree: xr.DataTree) -> xr.Dataset:
-        run = _run(tree, member)
+        run = member(tree, name)
         return _end(run, growth(moves(run.sel(sigma_w=1.0)), of, first))
 
     return samples
@@ -59,7 +53,7 @@ def grown(member: str, of: Callable[[xr.DataArray], xr.DataArray], first: int = 
 
 def beside(tree: xr.DataTree) -> xr.Dataset:
     """Growth of width and trace of students and of their companions, and both's spread of the middle level."""
-    run = moves(_run(tree, "companions"))
+    run = moves(member(tree, "companions"))
     found = []
     for k in range(run.sizes["temperature"]):
         process, paths = accompanied(run.isel(temperature=k))
@@ -71,7 +65,7 @@ def beside(tree: xr.DataTree) -> xr.Dataset:
 
 def entries(tree: xr.DataTree) -> xr.Dataset:
     """Variance of an entry of the matrix that learns noise alone, in both orders, and its outermost levels."""
-    run, cyclic = _run(tree, "linear_iid"), _run(tree, "linear_cyclic")
+    run, cyclic = member(tree, "linear_iid"), member(tree, "linear_cyclic")
     levels = sound(run, run.eigenvalues).isel(level=[0, -1]).rename(level="end")
     found = xr.Dataset({"iid": variance(run), "cyclic": variance(cyclic), "levels": levels}).isel(step=-1, drop=True)
     found = found.assign(expected=expected_variance(run).isel(step=-1, drop=True).broadcast_like(found.iid))
@@ -83,7 +77,7 @@ def spaced(phase: Callable[[xr.Dataset], xr.DataArray], order: str) -> Take:
     """Spacing ratio in a phase's cells, their mean; of all levels and of the lower ten."""
 
     def samples(tree: xr.DataTree) -> xr.Dataset:
-        run = _run(tree, f"phases_{order}")
+        run = member(tree, f"phases_{order}")
         parts = {"ratio": run, "lower": run.isel(level=slice(_LOWER))}
         found = {name: sound(run, spacing_ratio(of)).isel(step=-1, drop=True) for name, of in parts.items()}
         return _end(run, xr.Dataset(found).where(phase(run)).mean(("temperature", "sigma_w")))
@@ -93,7 +87,7 @@ def spaced(phase: Callable[[xr.Dataset], xr.DataArray], order: str) -> Take:
 
 def spreading(tree: xr.DataTree) -> xr.Dataset:
     """What moves S in the phases: Coulomb terms and diffusion, as they are and as the paper has them."""
-    run = _run(tree, "phases_iid")
+    run = member(tree, "phases_iid")
     last = run.isel(step=-1, drop=True)
     low, high, across = (last.end_noise.isel(end=a, other_end=b, drop=True) for a, b in ((0, 0), (1, 1), (0, 1)))
     found = {"independent": low + high, "true": low + high - 2 * across}
@@ -102,7 +96,7 @@ def spreading(tree: xr.DataTree) -> xr.Dataset:
 
 def traces(tree: xr.DataTree) -> xr.Dataset:
     """tr X of the paper's network at the end, in both orders."""
-    both = {order: _run(tree, f"phases_{order}") for order in ("iid", "cyclic")}
+    both = {order: member(tree, f"phases_{order}") for order in ("iid", "cyclic")}
     found = {order: trace(sound(run, run.eigenvalues)).isel(step=-1, drop=True) for order, run in both.items()}
     return _end(both["iid"], xr.Dataset(found))
 

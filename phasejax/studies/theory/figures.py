@@ -7,14 +7,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from phasejax.analysis.run import layer, members
+from phasejax.analysis.run import layer, member
 from phasejax.analysis.spectrum import GOE_RATIO, spacing_ratio
 from phasejax.analysis.statistics import bootstrap, nearest, sound
 from phasejax.analysis.theory import Coefficients, integrate, laguerre, stationary_variance
 from phasejax.figures.style import (
     ONE_COLUMN,
     TWO_COLUMNS,
-    NotDrawable,
     cell_label,
     figure,
     label_cells,
@@ -54,13 +53,6 @@ _LEVELS, _COLOURS = (0, 6, 10, 13, 14, 15), ("C6", "C4", "C3", "C2", "C1", "C0")
 _RESAMPLES = 200
 
 
-def _member(tree: xr.DataTree, name: str) -> xr.Dataset:
-    found = members(tree)
-    if name not in found:
-        raise NotDrawable(f"the study has no records of the member {name} yet")
-    return found[name]
-
-
 def _with_errors(ax: Axes, along: xr.DataArray, replicates: xr.DataArray, colour: str, marker: str, label: str) -> None:
     """Points with bootstrap errors; `replicates` is (resample, along)."""
     y = replicates.transpose("resample", ...)
@@ -86,7 +78,7 @@ def motion(tree: xr.DataTree, *, temperature: float = 0.5) -> Figure:
         tree: the study.
         temperature: of the first panel.
     """
-    run = _member(tree, "steps_iid").isel(sigma_w=0)
+    run = member(tree, "steps_iid").isel(sigma_w=0)
     figure, axes = new_figure(TWO_COLUMNS, 2.8, columns=3)
     cell = run.isel(temperature=nearest(run.temperature, temperature))
     moved, parts = (width(of(cell, KICKED)).mean("seed") for of in (displacement, predicted))
@@ -103,7 +95,7 @@ def motion(tree: xr.DataTree, *, temperature: float = 0.5) -> Figure:
     lines.insert(1, ("cyclic", "second order", ("C3", "s")))
     for ax, (of, name) in zip(axes[1:], ((width, "width"), (trace, "trace")), strict=True):
         for order, reading, look in lines:
-            moving = moves(_member(tree, f"steps_{order}").isel(sigma_w=0))
+            moving = moves(member(tree, f"steps_{order}").isel(sigma_w=0))
             found = ratio(_means(moving, growth(moving, of)), reading)
             _with_errors(ax, moving.temperature, found, *look, reading if order == "iid" else f"{reading}, {order}")
         ax.axhline(1, color="0.6", linewidth=0.6)
@@ -123,7 +115,7 @@ def motion(tree: xr.DataTree, *, temperature: float = 0.5) -> Figure:
 )
 def companions(tree: xr.DataTree) -> Figure:
     """Levels against time: lines and bands, median and 16-84 % of the students; dashes and dots, the same of companions."""
-    run = _member(tree, "companions")
+    run = member(tree, "companions")
     figure, axes = new_figure(TWO_COLUMNS, 2.7, columns=run.sizes["temperature"])
     for k, ax in enumerate(axes):
         cell = run.isel(temperature=k)
@@ -151,7 +143,7 @@ def companions(tree: xr.DataTree) -> Figure:
 def noise_alone(tree: xr.DataTree) -> Figure:
     """Levels against time in both orders, with the Laguerre process; the final variance of W against its closed forms."""
     figure, axes = new_figure(TWO_COLUMNS, 2.6, columns=3)
-    runs = {order: _member(tree, f"linear_{order}") for order in _ORDERS}
+    runs = {order: member(tree, f"linear_{order}") for order in _ORDERS}
     scale = standard_levels(20_000)
     inputs = layer(runs["iid"]).inputs
 
@@ -199,7 +191,7 @@ def spacing_ratios(tree: xr.DataTree) -> Figure:
     """Mean ratio of neighbouring gaps against training length, with errors over seeds."""
     figure, ax = new_figure(ONE_COLUMN, 2.6)
     for order, style in (("iid", "-"), ("cyclic", ":")):
-        run = _member(tree, f"phases_{order}")
+        run = member(tree, f"phases_{order}")
         ratio = sound(run, spacing_ratio(run))
         cells = [(t, s) for t in range(run.sizes["temperature"]) for s in range(run.sizes["sigma_w"])]
         for number, (t, s) in enumerate(cells):
