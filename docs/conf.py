@@ -9,6 +9,7 @@ release = importlib.metadata.version("phasejax")
 html_title = "phasejax"
 html_theme = "furo"
 html_static_path: list[str] = []
+html_show_copyright = False
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
