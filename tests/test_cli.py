@@ -70,6 +70,7 @@ def test_a_run_from_the_command_line(tmp_path):
     assert (done.returncode, "finished" in done.stdout) == (0, True)
 
 
+@pytest.mark.long
 def test_a_deep_relu_network_runs_through_the_same_command(tmp_path):
     deep = ["--network.widths", "3", "6", "5", "1", "--network.activation", "relu", "--network.trainable",
             *"123"]  # fmt: skip
@@ -379,7 +380,7 @@ def test_step_and_reading_reach_figures_claims_and_page(finished, tmp_path, monk
     assert asked == [(10, "released"), (60, "drift")]
 
 
-@pytest.mark.parametrize(("kill", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("kill", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)])
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, kill, code):
     arguments = ["run", *TINY[:-1], "10000000", "--out", "long"]
     with subprocess.Popen(

@@ -171,7 +171,8 @@ def test_auto_takes_the_fastest_that_applies_and_says_why_not():
         engines.choose(small(), "magic", jax.devices())
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_momentum_and_adam_are_optaxs(optimizer):
     import optax
 

@@ -85,6 +85,7 @@ def test_a_student_is_its_labels_in_any_grid():
     close(a.sel(common), b, 1e-9)
 
 
+@pytest.mark.long
 def test_cells_that_fill_no_group_are_looked_at_like_others():
     """49 cells are looked at in two groups of 25, the last of which is filled up; 7 of them in one."""
     grid = Grid(temperature=tuple(2.0**k for k in range(-9, -2)), sigma_w=tuple(2.0**k for k in range(-3, 4)), seeds=2)
@@ -139,6 +140,7 @@ def test_other_numbers_of_an_optimizer_and_of_a_schedule_do_not_recompile():
     assert ensemble.traces != before
 
 
+@pytest.mark.long
 def test_the_initial_weights_have_the_moments_of_a_gaussian_matrix():
     """E tr X/N = sigma^2 and E tr X^2/N = sigma^4 (1 + r + 1/n1), within 4 standard errors over 400 seeds."""
     experiment = small(
@@ -171,6 +173,7 @@ def test_orders_visit_the_data_as_they_say():
             assert share == pytest.approx(1 - np.exp(-1), abs=0.02)  # n draws with replacement see 1 - 1/e of n
 
 
+@pytest.mark.long
 def test_students_that_overflow_are_marked_and_their_neighbours_unharmed():
     network = Network((3, 8, 8, 1), "relu")
     grid = Grid(temperature=(2**-7, 2**20), sigma_w=(1.0, 0.5), seeds=3)
@@ -192,7 +195,9 @@ def test_students_that_overflow_are_marked_and_their_neighbours_unharmed():
     assert (known.fillna(-1) <= hot.step).all()
 
 
-@pytest.mark.parametrize(("optimizer", "more"), [("sgd", {"momentum": 0.5}), ("adam", {})])
+@pytest.mark.parametrize(
+    ("optimizer", "more"), [("sgd", {"momentum": 0.5}), pytest.param("adam", {}, marks=pytest.mark.long)]
+)
 def test_other_optimizers_run_and_name_their_axis(optimizer, more):
     grid = Grid(learning_rate=(0.1, 0.01), sigma_w=(1.0,), seeds=2, **more)
     data = run(small(sgd=Sgd(optimizer), grid=grid, schedule=Schedule(10)))

@@ -20,9 +20,7 @@ def smaller(experiment):
     return replace(experiment, grid=replace(experiment.grid, seeds=2, **axes), schedule=pj.Schedule(10))
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in ("own_study", "widths") else pytest.param(n, marks=pytest.mark.long) for n in SCRIPTS]
-)
+@pytest.mark.parametrize("name", [n if n == "own_study" else pytest.param(n, marks=pytest.mark.long) for n in SCRIPTS])
 def test_it_runs_and_draws_a_picture(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script = importlib.import_module(f"experiments.extensions.{name}")

@@ -49,7 +49,7 @@ def differences(kept, found):
     return apart
 
 
-@pytest.mark.parametrize("engine", ["autodiff", "native"])
+@pytest.mark.parametrize("engine", [pytest.param("autodiff", marks=pytest.mark.long), "native"])
 def test_nothing_has_changed(engine):
     if engine == "native":
         skip_without_compiler("samples.cc", "products", N=16)

@@ -171,6 +171,7 @@ def test_a_damaged_library_is_built_anew(damage, cache):
     assert list(cache.iterdir()) == [built]
 
 
+@pytest.mark.long
 def test_a_torn_library_stops_no_process(tmp_path):
     """The memory of a library that is cut short is not there when it is run: the process would be killed."""
     skip_without_compiler("linalg.cc", "left_singular")

@@ -24,6 +24,7 @@ def test_a_preset_by_name(tmp_path, monkeypatch):
     assert pj.simulate("paper", tmp_path / "paper").sizes["seed"] == 3
 
 
+@pytest.mark.long
 def test_digits_with_cross_entropy_and_all_layers_trained():
     experiment = pj.Experiment(
         task=pj.Digits(), network=pj.Network((64, 32, 10), "relu"), sgd=pj.Sgd(batch_size=16),

@@ -268,6 +268,7 @@ def grows_by(out, answer):
     answer.write_text(str(int(np.median(seen[-quarter:]) - np.median(seen[-2 * quarter : -quarter]))))
 
 
+@pytest.mark.long
 def test_memory_stays_flat_over_a_thousand_records(processes, tmp_path):
     # In a process of its own, whose allocator nothing else has used, and once it has what it needs: that takes the
     # first third. A quarter of the records is 60 MB.

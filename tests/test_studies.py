@@ -164,6 +164,7 @@ def command(*arguments):
     return leave.value.code
 
 
+@pytest.mark.long
 def test_a_folder_of_ones_own_goes_from_toml_to_page(outsider, tmp_path, capfd):
     assert command("batches", "--preset", "short", "--shard", "0/2") == 0
     assert not (tmp_path / "figures").exists(), "a shard draws nothing"
