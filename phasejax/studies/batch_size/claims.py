@@ -24,6 +24,7 @@ def over_edge(name: str) -> Take:
 
     def take(tree: xr.DataTree) -> xr.Dataset:
         found = edges(tree)
+        found = found.where(found[name].notnull().all("batch"))
         above = found[name] - found["T_0"]
         return xr.Dataset({"above": above.expand_dims(step=[0]), "at": found[name].expand_dims(step=[0])})
 
