@@ -90,7 +90,7 @@ def lost(dataset: xr.Dataset) -> xr.DataArray:
     loss = loss.where(loss.notnull(), np.inf)
     grown = log10(np.minimum(loss, 1e30)) - log10(loss.sel(step=0, drop=True))
     # What overflowed is no farther above than the deepest is below, or the place would be next to the last that is stable.
-    return crossings(np.minimum(grown, -grown.min("temperature")), 0.0, "temperature", rising=True).min("crossing")
+    return crossings(grown.clip(max=-grown.min("temperature")), 0.0, "temperature", rising=True).min("crossing")
 
 
 def diverged(dataset: xr.Dataset) -> xr.DataArray:
