@@ -9,6 +9,11 @@ release = importlib.metadata.version("phasejax")
 html_title = "phasejax"
 html_theme = "furo"
 html_static_path: list[str] = []
+# Commands of a hundred characters fit into a line.
+html_theme_options = {"light_css_variables": {"code-font-size": "75%"}, "dark_css_variables": {"code-font-size": "75%"}}
+# Summaries are fetched, which a browser does not do from a folder.
+html_show_search_summary = False
+html_show_copyright = False
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3

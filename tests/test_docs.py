@@ -130,6 +130,12 @@ def test_python_is_python_and_names_what_there_is(page):
                 assert hasattr(pj, node.attr), f"{page}:{line}: pj.{node.attr}"
 
 
+def test_the_index_of_studies_has_each_of_them():
+    listed = re.findall(r"^\| \[.+?\]\((\w+)\.md\) \|", (ROOT / "docs" / "studies" / "index.md").read_text(), re.MULTILINE)
+    studies = [path.parent.name for path in (ROOT / "phasejax" / "studies").glob("*/study.toml")]
+    assert sorted(listed) == sorted(studies)
+
+
 def test_the_reference_has_every_public_name():
     named = re.findall(r"^\.\. auto\w+:: phasejax\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
     assert sorted(named) == sorted([*pj.__all__, "open"])

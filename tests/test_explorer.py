@@ -208,6 +208,10 @@ def test_a_click_changes_the_other_views_and_the_slider_the_plane(browser, run, 
         assert "alignment h·φ/‖h‖‖φ‖" in tab.inner_text("#view")
         assert drawn(tab, "plane_layer_1") != earlier["plane_layer_1"]
 
+        click(tab, 5, modifiers=["Shift"])  # on a line with the one before
+        rings = "#view .role-mark[class*=' along_up_layer_3'] path"
+        assert len(set(tab.eval_on_selector_all(rings, "all => all.map(one => one.getAttribute('stroke'))"))) == 2
+
         told = tooltip(tab, 4)
         mean = run.alignment.isel(step=4).sel(temperature=1, sigma_w=1).mean()
         assert f"{float(mean):.4g} ± ".replace("-", "−") in told

@@ -29,7 +29,7 @@ def converged(dataset: xr.Dataset, reading: str = "drift", spacing: str = "initi
 
     Args:
         dataset: a run.
-        reading: one of drift, x_basis, text, released; see `phasejax.level_dynamics`.
+        reading: one of drift, x_basis, text, released; see `phasejax.observables.level_dynamics`.
         spacing: `initial` for Eq 4.15, where the Marchenko-Pastur bound 4 sqrt(r) sigma_W^2 / (n_2 - 1) stands for S(0);
             `current` for the same-time criterion with the student's own S(t).
 

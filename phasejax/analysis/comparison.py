@@ -48,9 +48,9 @@ def compare(run: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
         reference: such a run, or a reduction of one, as `phasejax.reference` gives it.
 
     Returns:
-        Over (observable, phase, step): `run`, `reference`, their `difference`, its standard `error` with its degrees of
-        `freedom` (spreads are pooled where seeds are independent), the `deviation`, difference / error, and its two-sided
-        `p_value` by Student's t; and the number of `cells` (phase,). The attributes say how many `seeds` and
+        What is over (observable, phase, step) is `run`, `reference`, their `difference`, its standard `error` with its
+        degrees of `freedom` (spreads are pooled where seeds are independent), the `deviation`, difference / error, and its
+        two-sided `p_value` by Student's t; and the number of `cells` (phase,). The attributes say how many `seeds` and
         `reference_seeds` there were, and whether they were `paired`.
 
     Raises:

@@ -70,7 +70,7 @@ def layer_sigma_w(dataset: xr.Dataset) -> xr.DataArray:
 
 
 def marchenko_pastur_edges(sigma_w: float, ratio: float) -> tuple[float, float]:
-    """Edges x_-, x_+ = sigma_W^2 (1 -+ sqrt(r))^2 of the spectrum of a large Gaussian matrix, r = n_l / n_(l-1) (Eq 4.2)."""
+    """Edges `x_-, x_+` = sigma_W^2 (1 -+ sqrt(r))^2 of the spectrum of a large random matrix, r = n_l / n_(l-1) (Eq 4.2)."""
     return sigma_w**2 * (1 - np.sqrt(ratio)) ** 2, sigma_w**2 * (1 + np.sqrt(ratio)) ** 2
 
 

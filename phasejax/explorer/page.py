@@ -32,7 +32,7 @@ h1 { font-size: 1.15rem; margin: 0 1rem 0 0; display: inline; } .soft { color: v
 #controls select { font: inherit; color: inherit; background: var(--page); border: 1px solid var(--line);
   border-radius: 4px; }
 #view { width: 100%; color: var(--ink); user-select: none; }
-#view svg { display: block; width: 100%; height: auto; } #view.fits svg { max-height: max(34rem, 100vh - 6.5rem); }
+#view svg { display: block; width: 100%; height: auto; } #view.fits svg { max-height: max(34rem, 100vh - 10.75rem); }
 #vg-tooltip-element.vg-tooltip { background: var(--page); color: var(--ink); border-color: var(--line); }
 #vg-tooltip-element.vg-tooltip td.key { color: var(--soft); }
 .mark-rect path { shape-rendering: crispEdges; }

@@ -161,7 +161,8 @@ class _Views:
             f"datum.record == {self.plane.record}", (which, "who"), "datum.who",
             f"isValid(datum.c{k})" + f" && datum.l{k} > 0" * of.logarithmic, index(name, axis), middle(name, axis),
         ).encode(x=on(alt.X, axis, f"{name}_at"), y=quantity(f"c{k}", of.logarithmic), color=_who())  # fmt: skip
-        here = transformed(line, "datum.cell == first || datum.cell == second")
+        # Where both are on one line it is A's, but each has a ring of its own colour.
+        here = transformed(line, "datum.cell == first || datum.cell == second", ("datum.cell == first ? 'A' : 'B'", "who"))
         ends = {"c": "median", "l": "16 %", "h": "84 %"}
         told = [alt.Tooltip(f"{end}{k}:Q", title=words, format=".4~g") for end, words in ends.items()]
         title = alt.Title(text=alt.ExprRef(f"along + {axis}.short"), limit=width + 40)

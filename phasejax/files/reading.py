@@ -120,7 +120,7 @@ def read_experiment(out: str | Path) -> Experiment:
             return read_file(file)
         except (DamagedError, KeyError):
             raise StoreError(f"{file} is not a run of phasejax.") from None
-    raise StoreError(f"{out} holds no run to resume: neither {file} nor {folder / 'experiment.toml'} is there.")
+    raise StoreError(f"{out} holds no run: neither {file} nor {folder / 'experiment.toml'} is there.")
 
 
 def read_file(file: Path) -> Experiment:
