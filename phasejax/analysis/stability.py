@@ -89,7 +89,8 @@ def lost(dataset: xr.Dataset) -> xr.DataArray:
     loss = dataset.test_loss.astype(float).where(dataset.diverged_step.sel(step=dataset.step) < 0, np.inf)
     loss = loss.where(loss.notnull(), np.inf)
     grown = log10(np.minimum(loss, 1e30)) - log10(loss.sel(step=0, drop=True))
-    return crossings(grown, 0.0, "temperature", rising=True).min("crossing")
+    # What overflowed is no farther above than the deepest is below, or the place would be next to the last that is stable.
+    return crossings(grown.clip(max=-grown.min("temperature")), 0.0, "temperature", rising=True).min("crossing")
 
 
 def diverged(dataset: xr.Dataset) -> xr.DataArray:

@@ -1,5 +1,7 @@
 """What is said of batch sizes, each with the intervals that were set before the runs were looked at."""
 
+from itertools import pairwise
+
 import xarray as xr
 
 from phasejax.analysis.statistics import log2
@@ -24,6 +26,7 @@ def over_edge(name: str) -> Take:
 
     def take(tree: xr.DataTree) -> xr.Dataset:
         found = edges(tree)
+        found = found.where(found[name].notnull().all("batch"))
         above = found[name] - found["T_0"]
         return xr.Dataset({"above": above.expand_dims(step=[0]), "at": found[name].expand_dims(step=[0])})
 
@@ -70,7 +73,13 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "temperature_first", "Small batches: T = epsilon / B is the parameter of T_c", "Sec 2.4 of the paper",
         "T_c is the same at B = 1 and 4", None,
-        (Measure("d log T_c / d log B from B = 1 to 4, from a draw", over_edge("T_c drawn"), _slope(1, 4), -0.25, 0.25),),
+        (
+            Measure("d log T_c / d log B from B = 1 to 4, from a draw", over_edge("T_c drawn"), _slope(1, 4), -0.25, 0.25),
+            *(Measure(f"d log T_c / d log B from B = {low} to {high}", over_edge("T_c drawn"), _slope(low, high))
+              for low, high in pairwise(_SIZES[1:4])),
+            *(Measure(f"d log T_0 / d log B from B = {low} to {high}", over_edge("T_0"), _slope(low, high))
+              for low, high in pairwise(_SIZES)),
+        ),
         null=by_rate, over="study",
     ),
     Claim(
