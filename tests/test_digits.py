@@ -52,6 +52,16 @@ def test_a_planted_direction_stands_where_theory_puts_it(run):
     assert float(levels.scale_of(planted, 1, "bulk").mean()) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("count", [2, 9, 14])
+def test_as_many_directions_are_found_as_are_planted(run, count):
+    random, (nodes, inputs) = np.random.default_rng(0), levels.shape(run, 1)
+    u, v = (np.linalg.qr(random.normal(size=(50, n, count)))[0] for n in (nodes, inputs))
+    w = random.normal(size=(50, nodes, inputs)) / np.sqrt(inputs) + (u * np.linspace(1.8, 3, count)) @ v.swapaxes(1, 2)
+    x = np.sort(np.linalg.svd(w, compute_uv=False) ** 2)
+    planted = xr.Dataset({"eigenvalues_1": (("step", "seed", "level_1"), x[None])}, {"sigma_w": 1.0}, run.attrs)
+    assert float(levels.outliers(planted, 1).mean()) == pytest.approx(count, abs=0.15)
+
+
 def test_softmax_leaves_one_direction_alone(run):
     """The gradient by the logits sums to zero over the classes, so that the readout's column sums never move."""
     w = run.weights_2

@@ -2,8 +2,9 @@
 
 The largest level of an n x m Gaussian W, entries of variance s^2 / m, lies at s^2 (mu + tau TW_1) / m with the centre and
 scale of Johnstone, Ann. Statist. 29 (2001) 295, and the distribution TW_1 of Tracy and Widom. Its limit is the edge x_+ of
-Marchenko and Pastur (Eq 4.2). s is that of the start, or what the median level says it is by now (Gavish and Donoho, IEEE
-Trans. Inf. Theory 60 (2014) 5040): a bulk that noise has blown up is still a bulk.
+Marchenko and Pastur (Eq 4.2). s is that of the start, or what the median level of the bulk says it is by now (Gavish and
+Donoho, IEEE Trans. Inf. Theory 60 (2014) 5040): a bulk that noise has blown up is still a bulk. Levels above its edge are no
+part of it: with nine of 32 among them the median is the bulk's 70 % point, and too many outliers would hide some.
 """
 
 import functools
@@ -48,7 +49,14 @@ def scale_of(run: xr.Dataset, layer: int, of: str) -> xr.DataArray:
     """s^2 of the bulk there is, from the median level, (step, ..., seed), or of the start, (sigma_w)."""
     if of == "start":
         return run.sigma_w**2
-    return run[f"eigenvalues_{layer}"].median(f"level_{layer}") / median(*shape(run, layer))
+    levels, at = run[f"eigenvalues_{layer}"], f"level_{layer}"
+    bulk, middle, beyond = levels, median(*shape(run, layer)), edge(*shape(run, layer))
+    while True:
+        scale = bulk.median(at) / middle
+        inside = levels.where(levels <= beyond * scale)
+        if int(inside.count()) == int(bulk.count()):
+            return scale
+        bulk = inside
 
 
 def outliers(run: xr.Dataset, layer: int, of: str = "") -> xr.DataArray:
