@@ -48,6 +48,9 @@ def test_boundaries_are_found_where_they_are():
     left = lines.remaining(made([0.3, 1.2, 3.0], 10.0))
     assert float(left.max()) == 0, "who diverged knows nothing, and no more"
     assert lines.critical_temperature(left).values == pytest.approx(np.log2([0.3, 1.2, 3.0]), abs=0.5)
+    jump = lines.critical_temperature(left.clip(min=-4))
+    assert lines.critical_temperature(left - 8 * (left < -2)).values == pytest.approx(jump.values), "however much is learnt"
+    assert jump.values == pytest.approx([-1.75, 0.25, 1.75], abs=1e-6), "in the middle of the cell"
     cold = left.isel(temperature=0)
     assert lines.jamming_line(cold).values == pytest.approx(np.log2(10), abs=1)
     assert np.isnan(lines.jamming_line(lines.remaining(made([0.3, 1.2, 3.0], 1e3)).isel(temperature=0))).all()

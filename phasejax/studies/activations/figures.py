@@ -60,7 +60,8 @@ def boundaries(tree: xr.DataTree) -> Figure:
     axes[1].set(yscale="log", ylabel="$T_c/T_0$", title="boundary of each teacher")
     axes[1].set_xticks(range(len(tree.children)), list(tree.children), rotation=45)
     axes[1].axhline(1, color="0.7", linewidth=0.6, zorder=0)
-    axes[2].set(xscale="log", yscale="log", xlabel=r"$\sigma_W$", title=f"$T \\approx T_0/{COLD:g}$", ylim=(1e-5, 3))
+    axes[2].set(xscale="log", yscale="log", xlabel=r"$\sigma_W$", ylabel="share of variance left",
+                title=f"$T \\approx T_0/{COLD:g}$", ylim=(1e-5, 3))  # fmt: skip
     axes[2].legend(fontsize=6)
     drawn.suptitle(training_length(next(iter(members(tree).values()))), fontsize=8)
     return drawn

@@ -27,12 +27,17 @@ def remaining(run: xr.Dataset) -> xr.DataArray:
 def critical_temperature(left: xr.DataArray) -> xr.DataArray:
     """log2 of the highest T up to which it is learnt, (seed): at the smallest sigma_W; NaN where it is not on the grid."""
     weak = left.isel(sigma_w=int(left.sigma_w.values.argmin()), drop=True)
-    return log2(crossings(weak, LEARNT, "temperature", rising=True).max("crossing"))
+    return _highest(weak, LEARNT, "temperature")
 
 
 def jamming_line(cold: xr.DataArray) -> xr.DataArray:
     """log2 of the sigma_W from which on little is learnt, of `along_disorder`; NaN where it is not on the grid."""
-    return log2(crossings(cold, STUCK, "sigma_w", rising=True).max("crossing"))
+    return _highest(cold, STUCK, "sigma_w")
+
+
+def _highest(left: xr.DataArray, level: float, along: str) -> xr.DataArray:
+    # All is as far above the level as counts below it, or a jump from next to nothing would be put next to its upper cell.
+    return log2(crossings(left.clip(min=2 * level), level, along, rising=True).max("crossing"))
 
 
 COLD = 4.0

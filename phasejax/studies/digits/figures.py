@@ -17,7 +17,7 @@ from phasejax.figures.style import (
     new_figure,
     training_length,
 )
-from phasejax.studies.digits.levels import RANDOM, edge, outliers, scale_of, shape
+from phasejax.studies.digits.levels import RANDOM, bulk, outliers, shape
 
 WORDS = {"labels": "labels", "shuffled": "shuffled labels"}
 
@@ -42,7 +42,7 @@ def planes(tree: xr.DataTree) -> Figure:
         "test accuracy": ("linear", (0.0, 1.0)),
         "training loss": ("log", (1e-4, 10.0)),
         "stability $s$": ("log", (0.02, 200.0)),
-        "outliers of $W^{(1)}$": ("linear", (0.0, 12.0)),
+        "outliers of $W^{(1)}$": ("linear", (0.0, 32.0)),
         "outliers of $W^{(2)}$": ("linear", (0.0, 10.0)),
     }
     drawn, axes = new_figure(TWO_COLUMNS, 3.6, 2, len(panels), sharex=True, sharey=True)
@@ -70,7 +70,7 @@ def best(run: xr.Dataset) -> dict[str, int]:
     needs=["test_accuracy", "eigenvalues"],
     caption=(
         "Levels of both layers in the cell of the highest accuracy, at the start (grey) and at the end, all seeds; lines: "
-        "Marchenko and Pastur's density of the start (grey) and of a bulk with the median level of the end (orange); "
+        "Marchenko and Pastur's density of the start (grey) and of the bulk that is left at the end (orange); "
         "dotted: the edge that counts"
     ),
     over="study",
@@ -89,15 +89,15 @@ def spectra(tree: xr.DataTree) -> Figure:
             ax.hist(first, bins, density=True, color="0.85", label="start")
             ax.hist(last, bins, density=True, histtype="step", color="C0", label="end")
             x, (nodes, inputs) = np.geomspace(bins[0], bins[-1], 800), shape(run, layer)
-            for name_of, colour in (("start", "0.4"), ("bulk", "C1")):
-                if name_of in ("start", of):
-                    scale = scale_of(run, layer, name_of)
-                    scale = float(scale.isel(step=-1).mean("seed") if "step" in scale.dims else scale)
-                    density = marchenko_pastur(x, np.sqrt(scale), nodes / inputs)
-                    ax.plot(x, np.where(density > 0, density, np.nan), color=colour)
+            for name_of, colour in dict.fromkeys([("start", "0.4"), (of, "C1" if of == "bulk" else "0.4")]):
+                found = bulk(run, layer, name_of).isel(step=-1).mean("seed")
+                k = round(float(found.outliers)) if name_of == "bulk" else 0
+                sigma, left = np.sqrt(float(found.scale) * (inputs - k) / inputs), (nodes - k) / (inputs - k)
+                density = marchenko_pastur(x, sigma, left) * (nodes - k) / nodes
+                ax.plot(x, np.where(density > 0, density, np.nan), color=colour)
                 if name_of == of:
-                    ax.axvline(edge(nodes, inputs) * scale, color=colour, linestyle=":")
-            count = float(outliers(run, layer).isel(step=-1).mean("seed"))
+                    ax.axvline(float(found.edge), color=colour, linestyle=":")
+            count = float(found.outliers)
             ax.set(xscale="log", yscale="log", title=f"{WORDS[name]}, $W^{{({layer})}}$: {count:.1f} outliers")
             if name == "shuffled":
                 ax.set_xlabel("level of $WW^T$")

@@ -2,8 +2,10 @@
 
 The largest level of an n x m Gaussian W, entries of variance s^2 / m, lies at s^2 (mu + tau TW_1) / m with the centre and
 scale of Johnstone, Ann. Statist. 29 (2001) 295, and the distribution TW_1 of Tracy and Widom. Its limit is the edge x_+ of
-Marchenko and Pastur (Eq 4.2). s is that of the start, or what the median level says it is by now (Gavish and Donoho, IEEE
-Trans. Inf. Theory 60 (2014) 5040): a bulk that noise has blown up is still a bulk.
+Marchenko and Pastur (Eq 4.2). s is that of the start, or what the median level of the bulk says it is by now (Gavish and
+Donoho, IEEE Trans. Inf. Theory 60 (2014) 5040): a bulk that noise has blown up is still a bulk. What stands off is no part
+of it, so directions are set aside one after another, largest first, until the next lies inside (as Kritchman and Nadler,
+IEEE Trans. Signal Process. 57 (2009) 3930); k of them leave an (n - k) x (m - k) Gaussian with entries of the same variance.
 """
 
 import functools
@@ -44,16 +46,31 @@ def shape(run: xr.Dataset, layer: int) -> tuple[int, int]:
     return widths[layer], widths[layer - 1]
 
 
-def scale_of(run: xr.Dataset, layer: int, of: str) -> xr.DataArray:
-    """s^2 of the bulk there is, from the median level, (step, ..., seed), or of the start, (sigma_w)."""
-    if of == "start":
-        return run.sigma_w**2
-    return run[f"eigenvalues_{layer}"].median(f"level_{layer}") / median(*shape(run, layer))
+def bulk(run: xr.Dataset, layer: int, of: str = "") -> xr.Dataset:
+    """Bulk of a layer's levels: its `scale` s^2, its `edge`, and the number of `outliers` above that.
+
+    Args:
+        run: with levels (step, ..., seed, level), ascending.
+        layer: from 1.
+        of: the bulk there is (`bulk`), whose largest level is below the edge that its own median level says it has, or there
+            was (`start`). A median tells the bulk from what stands off only where it is more than half of all levels.
+    """
+    levels, at, (nodes, inputs) = run[f"eigenvalues_{layer}"], f"level_{layer}", shape(run, layer)
+    if (of or RANDOM[layer]) == "start":
+        found = xr.Dataset({"scale": run.sigma_w**2, "edge": run.sigma_w**2 * edge(nodes, inputs)})
+        count = (levels > found.edge).sum(at)
+    else:
+        tried = []
+        for k in range(nodes):
+            rest, left = levels.isel({at: slice(nodes - k)}), (nodes - k, inputs - k)
+            scale = rest.median(at) / (median(*left) * left[1] / inputs)
+            tried.append(xr.Dataset({"scale": scale, "edge": scale * edge(*left) * left[1] / inputs, "top": rest.max(at)}))
+        aside = xr.concat(tried, xr.Variable("aside", range(nodes)))
+        count = (aside.top <= aside.edge).argmax("aside")
+        found = xr.Dataset({name: aside[name].isel(aside=count) for name in ("scale", "edge")})
+    return found.assign(outliers=count.where(levels.notnull().all(at)))
 
 
 def outliers(run: xr.Dataset, layer: int, of: str = "") -> xr.DataArray:
     """How many levels lie above the edge of the bulk there is (`bulk`) or there was (`start`): (step, ..., seed)."""
-    scale = scale_of(run, layer, of or RANDOM[layer])
-    levels = run[f"eigenvalues_{layer}"]
-    above = levels > edge(*shape(run, layer)) * scale
-    return above.sum(f"level_{layer}").where(levels.notnull().all(f"level_{layer}")).rename("outliers")
+    return bulk(run, layer, of).outliers
