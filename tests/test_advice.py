@@ -361,6 +361,15 @@ def test_a_run_is_cut_into_pilot_and_truth():
     assert (whole.seed.values.tolist(), int(whole.step[-1])) == ([5, 6, 7, 8, 9, 10], 30_000)
 
 
+def test_the_study_reads_a_pilot_as_advice_does():
+    run = plane(step_at(lambda s: 0 * s + 1))
+    assert truth.advice_of(run, 10_000).best.rate == reading.read(run).best.rate
+    run = run.rename(temperature="learning_rate")
+    adam = pj.Experiment(sgd=pj.Sgd("adam"), grid=pj.Grid(learning_rate=T), schedule=pj.Schedule(100))
+    run.attrs |= {"experiment": adam.to_toml(), "axes": "learning_rate sigma_w"}
+    assert truth.advice_of(run, 10_000).best.rate == reading.read(run, 2.0).best.rate != reading.read(run).best.rate
+
+
 def test_the_study_says_whether_pilots_were_right():
     """Pilots and truths have one boundary, and one best cell; without its temperatures in order no pilot has."""
 

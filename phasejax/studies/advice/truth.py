@@ -5,10 +5,11 @@ import math
 import numpy as np
 import xarray as xr
 
-from phasejax.advice.pilot import SEEDS
+from phasejax.advice.pilot import SEEDS, normalises
 from phasejax.advice.reading import Reading, boundary, read, scores
 from phasejax.analysis.run import grid_axis, settings
 from phasejax.analysis.statistics import nearest
+from phasejax.experiment import Experiment
 
 BUDGET = 0.01
 """Steps of a pilot over those of the whole training."""
@@ -84,5 +85,5 @@ def pilot_and_truth(run: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
 
 def advice_of(pilot: xr.Dataset, steps: int) -> Reading:
     """What a pilot says of a whole training of so many steps."""
-    falls = settings(pilot)["sgd"]["optimizer"] == "adam"
+    falls = normalises(Experiment.from_tables(settings(pilot)))
     return read(pilot, math.log10(steps / int(pilot.step[-1])) if falls else None)
