@@ -464,12 +464,14 @@ def test_programs_that_are_others_or_too_many_go(programs, monkeypatch):
 
 @pytest.mark.long
 def test_what_a_command_compiled_is_found_by_the_next(tmp_path):
-    own = {name: of for name, of in os.environ.items() if not name.startswith("JAX_")} | {"XDG_CACHE_HOME": str(tmp_path)}
+    # The cache is not where the command runs: its folder has the package's name, and Python would look there for it.
+    cache = tmp_path / "cache"
+    own = {name: of for name, of in os.environ.items() if not name.startswith("JAX_")} | {"XDG_CACHE_HOME": str(cache)}
     asked = "run --grid.temperature 0.25 --grid.sigma-w 1 --grid.seeds 2 --schedule.steps 20 --observe test_loss --out"
     told, entries = [], []
     for name in ("one", "two", "three"):
         if name == "three":
-            cut, empty, *_ = sorted(tmp_path.glob("phasejax/programs-*/*-cache"))
+            cut, empty, *_ = sorted(cache.glob("phasejax/programs-*/*-cache"))
             os.truncate(cut, cut.stat().st_size // 2)
             os.truncate(empty, 0)
         done = subprocess.run(
@@ -477,7 +479,7 @@ def test_what_a_command_compiled_is_found_by_the_next(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         told.append(done.stderr)
-        entries.append({path.name for path in tmp_path.glob("phasejax/programs-*/*-cache")})
+        entries.append({path.name for path in cache.glob("phasejax/programs-*/*-cache")})
     assert told[0] == told[1] == told[2], "what cannot be used costs time only"
     assert entries[0] == entries[1] == entries[2] != set()
     one, two, three = (pj.open(tmp_path / f"{name}.nc").drop_attrs().load() for name in ("one", "two", "three"))
