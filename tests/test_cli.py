@@ -201,6 +201,7 @@ def own(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_an_optimizer_of_ones_own_from_the_command_line(own):
     # What it is called is known to none of these.
     going = command("status", "clip", cwd=own)

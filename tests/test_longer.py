@@ -76,6 +76,7 @@ def test_it_may_be_cut_on_the_way(tmp_path, expected):
     same(tmp_path / "run", expected)
 
 
+@pytest.mark.long
 def test_where_it_cannot_it_says_which_lengths_can(tmp_path):
     odd = dataclasses.replace(SHORT, schedule=pj.Schedule(41))
     pj.simulate(odd, tmp_path / "odd").close()

@@ -60,7 +60,7 @@ def worst_step(experiment, steps=(0, 1, 7)):
     return apart / np.finfo(experiment.precision).eps
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("float64", marks=pytest.mark.long)])
 @pytest.mark.parametrize("experiment", [LAYERS_BETWEEN, LABELS, EVERY_LAYER], ids=["between", "labels", "every layer"])
 def test_a_step_is_the_references(experiment, precision):
     assert worst_step(dataclasses.replace(experiment, precision=precision)) < 60

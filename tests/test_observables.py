@@ -121,6 +121,7 @@ def test_the_window_is_the_last_epoch():
     assert float(ordered.sel(step=40)) < float(ordered.sel(step=20))
 
 
+@pytest.mark.long
 def test_several_trained_layers_have_a_variable_each():
     network = Network((3, 6, 4, 1), "relu", (1, 2))
     data = phasejax.simulate(small(network=network, schedule=Schedule(5)))

@@ -213,6 +213,7 @@ def test_what_cannot_be_observed_is_one_sentence(tmp_path, observe, words):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_record_of_a_wide_network_costs_the_loss_and_the_spectra_only():
     experiment = small(network=pj.Network((10, 128, 128, 1)), observe=("test_loss", "eigenvalues"))
     whole = dataclasses.replace(experiment, observe=("standard",))
@@ -274,6 +275,7 @@ def test_arrays_that_are_no_data_are_refused(arrays, words):
         pj.Arrays(*arrays)
 
 
+@pytest.mark.long
 def test_shared_data_train_as_a_task_that_has_a_copy_a_seed():
     """Indices gathered in the step against batches made beforehand, to the bit."""
     arrays = regression()
@@ -346,6 +348,7 @@ def test_a_start_at_the_teacher_is_its_weights_and_a_perturbation():
     assert float(runs[0].test_loss.max()) < 1e-13, "at the teacher's weights nothing moves"
 
 
+@pytest.mark.long
 def test_a_start_at_another_runs_weights(tmp_path):
     hot = small(grid=pj.Grid(temperature=[1.0, 4.0], sigma_w=[0.125, 1.0], seeds=3), observe=FEW)
     pj.simulate(hot, tmp_path / "hot").close()
