@@ -1,9 +1,10 @@
 """Verdicts on the paper's statements at several training lengths, side by side: the tables of docs/claims.md.
 
-    python -m experiments.claims quick=runs/quick.nc desk=runs/desk.nc full=runs/full/seeds-*.nc
+    python -m experiments.claims quick=runs/quick.nc desk=runs/desk.nc 'full=runs/full/*.nc' --study runs/batch_size-desk
 
-makes, between the marks of the page: every verdict with that of its null; the numbers; what becomes of the verdicts with
-fewer seeds of the larger runs; and how much of the test loss is the test set's, from the weights that runs record.
+makes, between the marks of the page: every verdict with that of its null; the numbers; the same of the statements that take
+a study of several runs; what becomes of the verdicts with fewer seeds of the larger runs; and how much of the test loss is
+the test set's, from the weights that runs record.
 """
 
 import argparse
@@ -11,19 +12,22 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from phasejax import Experiment, RunError
+from experiments.full_length import together
+from phasejax import Experiment, ExperimentError, RunError, StoreError
 from phasejax.analysis.phases import PHASES
 from phasejax.analysis.run import until
 from phasejax.analysis.statistics import log10, sound
-from phasejax.claims import AGREES, DIFFERS, UNDECIDED, Verdict, check
+from phasejax.claims import AGREES, DIFFERS, UNDECIDED, Claim, Verdict, check
 from phasejax.claims.writing import about, number, symbols
 from phasejax.files.reading import open_run
 from phasejax.studies.paper.claims import CLAIMS
+from phasejax.studies.study import open_study
 
 PAGE = Path("docs/claims.md")
 _MARKS = ("<!-- tables -->", "<!-- end of tables -->")
@@ -34,14 +38,17 @@ TEST_SAMPLES = 4096
 def main(arguments: Sequence[str] | None = None) -> int:
     """Judge, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "runs", nargs="+", metavar="NAME=FILE[,FILE...]", help="runs, shortest first; slabs of one run by commas"
-    )
-    named = dict(run.split("=", 1) for run in parser.parse_args(arguments).runs)
-    runs = {name: read(files.split(",")) for name, files in named.items()}
-    page = {name: {v.claim.key: v for v in check(run, CLAIMS)} for name, run in runs.items()}
+    parser.add_argument("runs", nargs="+", metavar="NAME=FILES", help="runs, shortest first; slabs of one run by a pattern")
+    parser.add_argument("--study", type=Path, required=True, help="folder of the runs of the batch_size study")
+    options = parser.parse_args(arguments)
+    named = dict(run.split("=", 1) for run in options.runs)
+    runs = {name: read(files) for name, files in named.items()}
+    page = {name: judged(run, "run") for name, run in runs.items()}
+    of_study = {options.study.name: judged(open_study(options.study), "study")}
     several = [name for name, run in runs.items() if run.sizes["seed"] > max(FEWER)]
-    parts = ["\n".join(f"- `{name}`: {about(run)}" for name, run in runs.items()), verdicts(page), numbers(page)]
+    parts = ["\n".join(f"- `{name}`: {about(run)}" for name, run in runs.items())]
+    parts += ["## Verdicts", "Where nothing is said of it, the null *differs*.", verdicts(page)]
+    parts += ["Of several runs:", verdicts(of_study), "## Numbers", numbers(page), numbers(of_study)]
     parts += [fewer(name, runs[name], page[name]) for name in several]
     parts += ["## The test set", test_set(runs)]
     before, _, after = PAGE.read_text("utf-8").partition(_MARKS[0])
@@ -52,12 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return bool(wrong)
 
 
-def read(files: Sequence[str]) -> xr.Dataset:
-    """A run of several slabs."""
-    parts = [open_run(file) for file in files]
-    if len(parts) == 1:
-        return parts[0]
-    return xr.concat(parts, "seed", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override")
+def judged(data: xr.Dataset | xr.DataTree, over: str) -> dict[str, Verdict]:
+    """Verdicts on the statements over a run, or over a study."""
+    return {v.claim.key: v for v in check(data, [claim for claim in CLAIMS if claim.over == over])}
+
+
+def read(files: str) -> xr.Dataset:
+    """A run, of all slabs that a pattern names."""
+    parts = [open_run(file) for file in sorted(glob(files)) or [files]]
+    return parts[0] if len(parts) == 1 else together(parts)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -69,32 +79,38 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def verdicts(page: dict[str, dict[str, Verdict]]) -> str:
     """A row a statement, two columns a run: its verdict, and what its null came out as where that is not *differs*."""
     rows = [("statement", "", *page)]
-    for claim in CLAIMS:
+    for claim in _claims(page):
         cells = []
         for found in page.values():
             v = found[claim.key]
             cells.append(v.verdict + (f" (null: {v.null})" if v.null not in ("", DIFFERS) else ""))
         rows.append((claim.statement, claim.where, *cells))
     counts = [Counter(v.verdict for v in found.values()) for found in page.values()]
+    if len(rows) == 2:
+        return table(rows)
     rows += [
         (f"*{verdict}*", "", *(str(count[verdict]) for count in counts))
         for verdict in dict.fromkeys(v for c in counts for v in c)
     ]
-    return "\n\n".join(["## Verdicts", "Where nothing is said of it, the null *differs*.", table(rows)])
+    return table(rows)
+
+
+def _claims(page: dict[str, dict[str, Verdict]]) -> list[Claim]:
+    return [v.claim for v in next(iter(page.values())).values()]
 
 
 def numbers(page: dict[str, dict[str, Verdict]]) -> str:
     """A row a number: its interval, and its value in each run, and in its null in the last but one."""
     middle = list(page)[min(1, len(page) - 1)]
     rows: list[tuple[str, ...]] = [("number", "to agree", *page, f"null of {middle}")]
-    for claim in CLAIMS:
+    for claim in _claims(page):
         after = " (set after the fact)" if claim.afterwards else ""
         for k, rule in enumerate(claim.measures):
             found = [v[claim.key].measured for v in page.values()]
             null = page[middle][claim.key].null_measured
             values = [number(m[k]) if m else "" for m in (*found, null)]
             rows.append((f"{claim.key}: {rule.name}", rule.interval() + (after if rule.judged else ""), *values))
-    return "\n\n".join(["## Numbers", table(rows)])
+    return table(rows)
 
 
 def fewer(name: str, run: xr.Dataset, whole: dict[str, Verdict]) -> str:
@@ -109,12 +125,12 @@ def fewer(name: str, run: xr.Dataset, whole: dict[str, Verdict]) -> str:
     )
     rows: list[tuple[str, ...]] = [("seeds", *kinds)]
     run = load_last(run)
-    whole = {v.claim.key: v for v in check(run, CLAIMS)}
+    whole = judged(run, "run")
     for seeds in FEWER:
         counts: Counter[str] = Counter()
         for draw in range(DRAWS):
             labels = np.random.default_rng((seeds, draw)).choice(run.sizes["seed"], seeds, replace=False)
-            for v in check(run.isel(seed=np.sort(labels)), CLAIMS):
+            for v in judged(run.isel(seed=np.sort(labels)), "run").values():
                 counts[_kind(v.verdict, whole[v.claim.key].verdict)] += 1
         rows.append((str(seeds), *(f"{100 * counts[kind] / counts.total():.1f} %" for kind in kinds)))
     words = (
@@ -190,4 +206,8 @@ def losses(run: xr.Dataset, step: int) -> tuple[xr.DataArray, xr.DataArray]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (ExperimentError, RunError, StoreError) as refusal:
+        print(refusal, file=sys.stderr)
+        sys.exit(2)

@@ -181,18 +181,14 @@ def add(slabs: Sequence[Path], file: Path = REFERENCE) -> xr.Dataset:
 
 
 def draw(full: Sequence[Path], desk: Path, folder: Path = PICTURES) -> list[Path]:
-    """The paper's figures at both lengths as small PNGs, `fig2-desk.png` and `fig2-full.png`; Fig 8 in two readings."""
+    """The paper's figures at both lengths as small PNGs, `fig2-desk.png` and `fig2-full.png`."""
     runs = {"desk": load_run(desk), "full": together([load_run(slab) for slab in full])}
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for length, run in runs.items():
         for one in [*(one for one in FIGURES if one.number), training_needed]:
-            readings = ("released", "drift") if one.number == 8 else ("",)
-            for reading in readings:
-                options: dict[str, Any] = {"reading": reading} if reading else {}
-                name = "-".join(filter(None, [file_name(one), reading, length]))
-                written.append(folder / f"{name}.png")
-                _save(one(run, **options), written[-1])
+            written.append(folder / f"{file_name(one)}-{length}.png")
+            _save(one(run), written[-1])
     return written
 
 
@@ -205,7 +201,8 @@ def _save(figure: Figure, file: Path) -> None:
 
 def together(runs: Sequence[xr.Dataset]) -> xr.Dataset:
     """Slabs of one run as one, in memory."""
-    return xr.concat(runs, "seed", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override")
+    whole = xr.concat(runs, "seed", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override")
+    return whole.sortby("seed")
 
 
 def numbers(run: xr.Dataset) -> xr.Dataset:

@@ -171,8 +171,9 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "temperature_alone", "Learning rate and batch size enter as T alone", "Sec 2.4", "T = learning rate / batch size",
         None,
-        (Measure("decades of T between the loss's rises of all batch sizes, 1/sigma_W = 8", batch_sizes, batch_dependence,
-                 high=_HALF_DECADE),),
+        (Measure("decades of T between the loss's rises of all batch sizes, 1/sigma_W = 8", batch_sizes, batch_dependence(),
+                 high=_HALF_DECADE),
+         Measure("the same of the two smallest", batch_sizes, batch_dependence(2))),
         afterwards=True, null=by_rate, over="study",
     ),
     Claim(

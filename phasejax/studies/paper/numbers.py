@@ -12,7 +12,7 @@ from phasejax.analysis.boundaries import SIGMAS, converged
 from phasejax.analysis.phases import other_than_the_paper
 from phasejax.analysis.run import layer, members, require, settings
 from phasejax.analysis.spectrum import level_spacing, marchenko_pastur_edges, memory, rate, trace_ratio
-from phasejax.analysis.statistics import crossings, draw, independent, log10, sound
+from phasejax.analysis.statistics import crossings, draw, independent, log10, nearest, sound
 from phasejax.claims.judging import Averages, NotInRunError, Phase, Statistic, Take, slope_of
 from phasejax.claims.nulls import Null, along
 
@@ -315,22 +315,31 @@ def boundary_to_loss(x: Averages) -> xr.DataArray:
 
 
 def batch_sizes(tree: Any) -> xr.Dataset:
-    """Test loss at 1/sigma_W = 8 of a study's runs of different batch sizes, at as many epochs: (step, batch, ...)."""
-    runs = {settings(run)["sgd"]["batch_size"]: run for run in members(tree).values()}
+    """Test loss at 1/sigma_W = 8 of a study's runs from a draw, by batch size: (step, batch, temperature, seed)."""
+    drawn = [run for run in members(tree).values() if not settings(run)["start"]]  # FromDraw, the default, has no fields
+    runs = {settings(run)["sgd"]["batch_size"]: run for run in drawn}
     if len(runs) < 2:
         raise NotInRunError("The study has no runs of different batch sizes.")
     found = []
     for size, run in sorted(runs.items()):
-        require(run, "test_loss", "sigma_w")
-        near = int(np.argmin(np.abs(np.log(run.inverse_sigma_w.values / 8))))
-        found.append(sound(run, run.test_loss).isel(step=[-1], sigma_w=near, drop=True).assign_coords(step=[0], batch=size))
+        require(run, "test_loss", "temperature")
+        loss = sound(run, run.test_loss).isel(step=[-1])
+        if "sigma_w" in loss.dims:
+            loss = loss.isel(sigma_w=nearest(run.inverse_sigma_w, 8), drop=True)
+        found.append(loss.assign_coords(step=[0], batch=size))
     return xr.Dataset({"loss": xr.concat(found, "batch", join="outer", coords="minimal", compat="override")})
 
 
-def batch_dependence(x: Averages) -> xr.DataArray:
-    """Decades between the lowest and the highest temperature of the loss's rise of all batch sizes."""
-    at = rise("loss")(x)
-    return at.max("batch", skipna=False) - at.min("batch", skipna=False)
+def batch_dependence(batches: int | None = None) -> Statistic:
+    """Decades between the lowest and the highest temperature of the loss's rise of all batch sizes, or of the smallest."""
+
+    def dependence(x: Averages) -> xr.DataArray:
+        # Each has temperatures of its own, and none at those of another.
+        own = [x.sel(batch=size).dropna("temperature", how="all") for size in x.batch.values[:batches]]
+        at = xr.concat([rise("loss")(of) for of in own], "batch", coords="minimal", compat="override")
+        return at.max("batch", skipna=False) - at.min("batch", skipna=False)
+
+    return dependence
 
 
 # Runs in which it is otherwise.
