@@ -93,8 +93,8 @@ def scores(run: xr.Dataset, record: int = -1) -> xr.DataArray:
     """
     require(run, *NEEDED)
     found = run.isel(step=record)
-    cap = log10(found.constant_loss.clip(min=FLOOR))
-    loss = log10(found.test_loss.astype(float).clip(min=FLOOR))
+    cap = _floored(found.constant_loss)
+    loss = _floored(found.test_loss)
     y = loss.where((loss < cap) & (found.diverged_step < 0), cap)
     return _plane(run, y).rename("y")
 
@@ -157,7 +157,7 @@ def read(run: xr.Dataset, decades: float | None = None) -> Reading:
     y, rate = scores(run), grid_axis(run)
     mean = y.mean("seed")
     cell = _best(mean, rate)
-    gain = float(log10(run.constant_loss.clip(min=FLOOR)).mean("seed")) - cell.y
+    gain = float(_floored(run.constant_loss).mean("seed")) - cell.y
     found = with_interval(y, rate, LEVEL)
     columns = found.rename({"at": "T_c"}).assign(
         kind=_kinds(run, found, gain + cell.y - mean.min(rate), decades is not None)
@@ -172,6 +172,10 @@ def read(run: xr.Dataset, decades: float | None = None) -> Reading:
         jamming = found.assign({name: found[name].where(seen) for name in ("sigma_c", "low", "high")})
     best = cell._replace(rate=cell.rate * 10 ** (-BEST_FALLS * (decades or 0)))
     return Reading(rate, mean, columns.drop_vars("slope"), best, cell.rate, jamming, gain)
+
+
+def _floored(loss: xr.DataArray) -> xr.DataArray:
+    return log10(loss.astype(float).clip(min=FLOOR))
 
 
 def _best(mean: xr.DataArray, rate: str) -> Cell:
@@ -194,7 +198,7 @@ def budget_needed(run: xr.Dataset) -> float:
     """
     steps, last = run.step.values, float(run.step[-1])
     earlier = int(np.abs(np.log(np.maximum(steps, 0.5) / (last / 4))).argmin())
-    cap = float(log10(run.constant_loss.clip(min=FLOOR)).mean("seed"))
+    cap = float(_floored(run.constant_loss).mean("seed"))
     then, now = (cap - float(scores(run, record).mean("seed").min()) for record in (earlier, -1))
     if not (now > 0.02 and now > then > 0) or steps[earlier] <= 0 or steps[earlier] == last:
         return math.nan
