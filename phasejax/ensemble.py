@@ -55,8 +55,9 @@ class Place(NamedTuple):
 def each(on_cpu: bool, function: Callable, *stacked: Any, together: int | None = None) -> Any:
     """Apply a function of one seed to pytrees with a leading seed axis; what seeds share in a `Task` is handed to all.
 
-    On a CPU one after another: that stays in cache, and the arithmetic of a seed cannot depend on its neighbours. On a GPU
-    all must run side by side, or so many together, and XLA may round a seed differently beside others.
+    On a CPU one after another: that stays in cache, and the arithmetic of a seed cannot depend on its neighbours. A single
+    one is taken twice, for XLA unrolls a loop of one and may then round differently. On a GPU all must run side by side, or
+    so many together, and XLA may round a seed differently beside others.
     """
     shared = [part.shared if isinstance(part, Task) else None for part in stacked]
     own = tuple(part._replace(shared=()) if isinstance(part, Task) else part for part in stacked)
@@ -69,7 +70,9 @@ def each(on_cpu: bool, function: Callable, *stacked: Any, together: int | None =
         return function(*whole)
 
     if on_cpu:
-        return jax.lax.map(lambda parts: one(*parts), own)
+        seeds = len(jax.tree.leaves(own)[0])
+        looped = jax.tree.map(lambda array: jnp.concatenate([array, array]), own) if seeds == 1 else own
+        return jax.tree.map(lambda array: array[:seeds], jax.lax.map(lambda parts: one(*parts), looped))
     return jax.vmap(one)(*own) if together is None else _grouped(together, one, *own)
 
 
@@ -114,15 +117,12 @@ class Ensemble:
         return self.seeds(labels)._replace(shared=self.shared())
 
     def pad(self, labels: Sequence[int]) -> np.ndarray:
-        """Labels filled up with further ones until every device has equally many, and at least two.
-
-        (With a single seed XLA unrolls the loop over seeds and may round differently.)
-        """
+        """Labels filled up with further ones until every device has equally many."""
         extra = self._padded(len(labels)) - len(labels)
         return (np.append(labels, max(labels) + 1 + np.arange(extra)) % 2**31).astype(np.int32)
 
     def _padded(self, seeds: int) -> int:
-        return max(2, -(-seeds // self.devices)) * self.devices
+        return -(-seeds // self.devices) * self.devices
 
     def shapes(self, experiment: Experiment, seeds: int | None = None) -> dict[str, tuple[Any, ...]]:
         """Abstract arguments of each function, for so many seeds; those of the experiment if None.

@@ -173,6 +173,14 @@ def test_orders_visit_the_data_as_they_say():
             assert share == pytest.approx(1 - np.exp(-1), abs=0.02)  # n draws with replacement see 1 - 1/e of n
 
 
+def test_no_seed_is_trained_that_is_not_asked_for():
+    """A seed a device is enough: what fills devices up costs as much as what is asked for."""
+    devices = jax.devices()
+    experiment = small(grid=Grid(temperature=1.0, sigma_w=1.0, seeds=len(devices)))
+    training = Training(experiment, engines.BUILT_IN["autodiff"].advance(experiment, devices), (), devices)
+    assert training.state.loss_sum.shape[0] == len(devices)
+
+
 @pytest.mark.long
 def test_students_that_overflow_are_marked_and_their_neighbours_unharmed():
     network = Network((3, 8, 8, 1), "relu")
