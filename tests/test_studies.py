@@ -10,6 +10,7 @@ from conftest import FEW, small
 
 import phasejax as pj
 from phasejax.claims import Null
+from phasejax.cli import main
 from phasejax.studies import Study, open_study
 from phasejax.studies.folder import BUILT_IN, read_study
 
@@ -33,12 +34,23 @@ def test_members_are_the_product_and_those_that_are_named():
     assert Study.from_toml(study.to_toml()) == study
 
 
-def test_it_trains_what_is_missing_and_opens_all_of_it(tmp_path):
+def status(capsys, out):
+    with pytest.raises(SystemExit) as left:
+        main(["status", str(out)])
+    assert left.value.code == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_it_trains_what_is_missing_and_opens_all_of_it(tmp_path, capsys):
     study = Study(BASE, vary={"sgd.batch_size": [2, 4]}, question="Does B matter?")
     counter = itertools.count()
     with pytest.raises(pj.Interrupted):
         study.run(tmp_path / "batch", checkpoint_seconds=0, interrupted=lambda: next(counter) > 8)
+    *_, later, words = status(capsys, tmp_path / "batch")
+    assert later == "1 of 2 members have not been begun: batch_size=4."
+    assert "the command that trains the study goes on" in words
     tree = study.run(tmp_path / "batch")
+    assert [line.split()[-1] for line in status(capsys, tmp_path / "batch")] == ["left", "finished", "finished", "100.0%"]
     assert list(tree.children) == ["batch_size=2", "batch_size=4"]
     assert tree.attrs["question"] == "Does B matter?"
     alone = pj.simulate(study.experiments()["batch_size=4"])

@@ -17,10 +17,10 @@ from phasejax.progress import doing
 
 @dataclass(frozen=True)
 class Status:
-    """Say how far a run is."""
+    """Say how far a run is, or a study."""
 
     run: tyro.conf.Positional[Path]
-    """The run, runs/paper."""
+    """The run, runs/paper, or the folder of a study."""
 
 
 @dataclass(frozen=True)
@@ -68,26 +68,35 @@ class Explore:
 
 
 def status(argv: Sequence[str]) -> NoReturn:
-    """The command `status`: say how far a run is, as a table with a line a slab. Arguments as on the command line."""
+    """The command `status`: a table with a line a slab of a run, or of each of a study. Arguments as on the command line."""
     with one_sentence():
         out = parse(Status, argv, "status").run
         with doing(f"looking at {out}"):
-            from phasejax.files.layout import has_states, paths, slabs_in, uncovered
-            from phasejax.files.progress import progress, table
+            from phasejax.files.layout import begun, paths, uncovered
+            from phasejax.files.progress import parts, progress, table
             from phasejax.files.reading import read_experiment
 
         folder, file = paths(out)
-        experiment = read_experiment(out)
-        parts = [] if file.exists() else list(slabs_in(folder).values())
-        if has_states(folder) or not parts:
-            parts.append(out)
-        found = [progress(part) for part in parts]
-        print(table(found))
+        if of_study := (folder / "study.toml").is_file():
+            from phasejax.studies.study import members_in
+
+            members = list(members_in(folder)[0].values())
+        else:
+            members = [out]
+        found = [progress(part) for member in members if begun(member) or not of_study for part in parts(member)]
+        if found:
+            print(table(found))
         if words := next(filter(None, (part.left_out for part in found)), ""):
             print(words)
-        if lacking := uncovered(experiment.grid.labels, (part.experiment.grid.labels for part in found)):
-            print(f"{lacking} of {experiment.grid.seeds} seeds have not been begun.")
-        elif any(not part.finished and not part.owner for part in found):
+        idle = any(not part.finished and not part.owner for part in found)
+        if of_study:
+            if later := [member.name for member in members if not begun(member)]:
+                print(f"{len(later)} of {len(members)} members have not been begun: {'; '.join(later)}.")
+            if idle or later:
+                print("Where nobody is writing, the command that trains the study goes on.")
+        elif lacking := uncovered(read_experiment(out).grid.labels, (part.experiment.grid.labels for part in found)):
+            print(f"{lacking} of {read_experiment(out).grid.seeds} seeds have not been begun.")
+        elif idle:
             print(f"Where nobody is writing, python -m phasejax run --resume {shlex.quote(str(folder))} goes on.")
         elif not file.exists() and all(part.finished for part in found):
             print(f"All are finished: python -m phasejax merge {shlex.quote(str(folder))} makes one file of them.")

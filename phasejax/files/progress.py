@@ -10,7 +10,7 @@ from typing import NamedTuple
 from phasejax.experiment import Experiment
 from phasejax.files import netcdf
 from phasejax.files.durable import writer
-from phasejax.files.layout import paths, segments, states
+from phasejax.files.layout import has_states, paths, segments, slabs_in, states
 from phasejax.files.reading import finished, read_experiment
 from phasejax.files.state import read_header
 from phasejax.files.variables import DamagedError
@@ -71,6 +71,13 @@ class Progress(NamedTuple):
                     names.setdefault(reason, []).append(name)
         found = "; ".join(f"{', '.join(of)} ({reason})" for reason, of in names.items())
         return found and f"Not recorded: {found}."
+
+
+def parts(out: str | Path) -> list[Path]:
+    """What there is of a run that has a state of its own: its slabs, and what is not cut, or one of these."""
+    folder, file = paths(out)
+    slabs = [] if file.exists() else list(slabs_in(folder).values())
+    return [*slabs, Path(out)] if has_states(folder) or not slabs else slabs
 
 
 def progress(out: str | Path) -> Progress:

@@ -203,6 +203,27 @@ class Study:
         return cls.from_toml(content_of(path, "study"), str(path))
 
 
+def members_in(folder: str | Path) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Where each member of a study is or will be, and the tables of its study.toml.
+
+    Raises:
+        StoreError: there is no study in the folder.
+    """
+    from phasejax.files.durable import StoreError
+
+    folder = Path(folder)
+    try:
+        described = (folder / "study.toml").read_text("utf-8")
+        tables = read_toml(described, "study.toml")
+    except (OSError, ValueError):
+        raise StoreError(f"{folder} holds no study: its study.toml cannot be read.") from None
+    try:
+        names = list(Study.from_toml(described).experiments())
+    except ExperimentError:  # it was made where more names are known; its members are still runs
+        names = sorted({path.stem if path.suffix == ".nc" else path.name for path in folder.iterdir()} - {"study.toml"})
+    return {name: folder / name for name in names}, tables
+
+
 def open_study(folder: str | Path) -> "xr.DataTree":
     """The results of a study as one DataTree: a node a member, those that have records so far.
 
@@ -215,20 +236,11 @@ def open_study(folder: str | Path) -> "xr.DataTree":
     from phasejax.files.layout import has_records
     from phasejax.files.reading import open_run
 
-    folder = Path(folder)
-    try:
-        described = (folder / "study.toml").read_text("utf-8")
-        tables = read_toml(described, "study.toml")
-    except (OSError, ValueError):
-        raise StoreError(f"{folder} holds no study: its study.toml cannot be read.") from None
-    try:
-        names = list(Study.from_toml(described).experiments())
-    except ExperimentError:  # it was made where more names are known; its members are still runs
-        names = sorted({path.stem if path.suffix == ".nc" else path.name for path in folder.iterdir()} - {"study.toml"})
-    nodes = {name: open_run(folder / name) for name in names if has_records(folder / name)}
+    members, tables = members_in(folder)
+    nodes = {name: open_run(member) for name, member in members.items() if has_records(member)}
     if not nodes:
         raise StoreError(f"{folder} has no records yet.")
-    tree = xr.DataTree.from_dict(nodes, name=folder.name)
+    tree = xr.DataTree.from_dict(nodes, name=Path(folder).name)
     tree.attrs.update(question=str(tables.get("question", "")), clock=str(tables.get("clock", "steps")))
     return tree
 
