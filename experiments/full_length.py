@@ -248,6 +248,16 @@ def tabled(desk: xr.Dataset, reference: xr.Dataset) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def changes(reference: xr.Dataset) -> str:
+    """By how much each number of a phase changes over each decade of steps, seed by seed, as a Markdown table."""
+    lines = [["change over the decade that ends at", *(symbols(f"10^{k}") for k in range(4, 9))], ["---", *["---:"] * 5]]
+    for name in _IN_PHASES:
+        for phase in PHASES:
+            change = in_phase(reference, name, phase).sel(step=_DECADES).diff("step")
+            lines.append([f"{name}, {phase}", *(_cell(_with_error(change.isel(step=k))) for k in range(5))])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _cell(value: xr.DataArray) -> str:
     """A number with half the width of its interval, to the latter's two digits; alone if it has none."""
     if not value.dims:
@@ -292,7 +302,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             size = REFERENCE.stat().st_size / 1e6
             print(f"{REFERENCE}: seeds {_labels(made)}, {made.sizes['step']} records, {size:.2f} MB.")
         elif options.command == "numbers":
-            put(tabled(load_run(options.desk), load_run(REFERENCE)))
+            reference = load_run(REFERENCE)
+            put("\n\n".join([tabled(load_run(options.desk), reference), changes(reference)]))
             print(PAGE)
         else:
             for path in draw(options.full, options.desk):

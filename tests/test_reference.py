@@ -246,6 +246,10 @@ def test_the_page_s_numbers_are_those_of_the_runs(tmp_path):
     expected = np.log10(reference.test_loss.sel(step=10**8)).where(PHASES["jammed"](reference)).mean()
     assert float(rows["log10 test loss, jammed"][-1].split(" ± ")[0]) == pytest.approx(float(expected), abs=0.05)
     assert rows["memory G(t,0), ordered"][0] == rows["memory G(t,0), ordered"][3], "desk ends at 10^5"
+    (line,) = [line for line in full_length.changes(reference).splitlines() if line.startswith("| log10 test loss, jammed")]
+    before = np.log10(reference.test_loss.sel(step=10**7)).where(PHASES["jammed"](reference)).mean()
+    change, error = (float(part.strip(" |")) for part in line.split(" | ")[-1].split(" ± "))
+    assert change == pytest.approx(float(expected - before), abs=error / 5)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- numbers -->\nold\n<!-- end of numbers -->\nafter\n")
     full_length.put(table, page)
