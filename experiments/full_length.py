@@ -226,7 +226,7 @@ def numbers(run: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(trained).sortby("step")
 
 
-_IN_PHASES = ("log10 test loss", "log10 gradient", "memory G(t,0)", "alignment")
+_IN_PHASES = ("log10 test loss", "log10 training loss", "log10 gradient", "memory G(t,0)", "alignment")
 _DECADES = [10**3, 10**4, 10**5, 10**6, 10**7, 10**8]
 
 
