@@ -134,7 +134,8 @@ def fewer(name: str, run: xr.Dataset, whole: dict[str, Verdict]) -> str:
                 counts[_kind(v.verdict, whole[v.claim.key].verdict)] += 1
         rows.append((str(seeds), *(f"{100 * counts[kind] / counts.total():.1f} %" for kind in kinds)))
     words = (
-        f"Verdicts on {DRAWS} draws of so many of the {run.sizes['seed']} seeds of `{name}`, beside those on all of them."
+        f"Verdicts on {DRAWS} draws of so many of the {run.sizes['seed']} seeds of `{name}`, beside those on all of them. "
+        "*Other* is from or to *needs longer training*."
     )
     return "\n\n".join(["## Fewer seeds", words, table(rows)])
 

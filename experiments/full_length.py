@@ -196,7 +196,7 @@ def _save(figure: Figure, file: Path) -> None:
     with matplotlib.style.context(STYLE_SHEET):
         figure.savefig(file, dpi=130)
     # A palette takes a third of the room.
-    Image.open(file).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
+    Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def together(runs: Sequence[xr.Dataset]) -> xr.Dataset:

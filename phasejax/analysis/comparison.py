@@ -51,7 +51,7 @@ def compare(run: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
         What is over (observable, phase, step) is `run`, `reference`, their `difference`, its standard `error` with its
         degrees of `freedom` (spreads are pooled where seeds are independent), the `deviation`, difference / error, and its
         two-sided `p_value` by Student's t; and the number of `cells` (phase,). The attributes say how many `seeds` and
-        `reference_seeds` there were, and whether they were `paired`.
+        `reference_seeds` there were, how many of the run were `left_out`, and whether they were `paired`.
 
     Raises:
         RunError: the run is of another system, has one seed, or no record or no cell of a phase in common with the
@@ -77,7 +77,7 @@ def compare(run: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
     if not any(cells.values()):
         raise RunError("The run and the reference have no cell of a phase in common: the reference's temperatures are 2^-5, "
                        "2^-4 ... 2^6, and its sigma_w 2^-3, 2^-2 ... 2^8.")  # fmt: skip
-    pairs = _same_students(run, reference)
+    pairs, seeds = _same_students(run, reference), run.sizes["seed"]
     if len(pairs) > 1:
         run, reference = run.sel(seed=pairs), reference.sel(seed=pairs)
     found, phases = {}, [phase for phase, count in cells.items() if count]
@@ -96,7 +96,8 @@ def compare(run: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
     result["deviation"] = result.difference / result.error
     result["p_value"] = 2 * xr.apply_ufunc(stdtr, result.freedom, -np.abs(result.deviation))
     result["cells"] = ("phase", [cells[phase] for phase in result.phase.values])
-    return result.assign_attrs(paired=len(pairs) > 1, seeds=run.sizes["seed"], reference_seeds=reference.sizes["seed"])
+    counts = {"seeds": run.sizes["seed"], "left_out": seeds - run.sizes["seed"], "reference_seeds": reference.sizes["seed"]}
+    return result.assign_attrs(paired=len(pairs) > 1, **counts)
 
 
 def in_phase(run: xr.Dataset, observable: str, phase: str) -> xr.DataArray:

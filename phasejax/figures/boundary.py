@@ -110,6 +110,8 @@ def convergence_boundaries(dataset: xr.Dataset, *, reading: str = "drift", stati
             for level, look in CONVERGED.items():
                 unless = "" if level in resolved else f", not resolved by {dataset.sizes['seed']} seeds"
                 draw_contours(ax, share, level, look, f"{100 * level:g} % converged{unless}")
+        for ax in row[columns - len(found) + 1 :]:
+            ax.set(ylabel="")  # that of the map beside it
     add_legend(figure)
     lost = () if loss is None else (loss,)
     figure.suptitle(f"{heading(dataset, *lost)}, criterion {' and '.join(readings)}", fontsize=8)

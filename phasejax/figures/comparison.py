@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from scipy.special import stdtr
 
+from phasejax.analysis.comparison import ROUNDING
 from phasejax.figures.style import STYLE_SHEET, TWO_COLUMNS, edges, new_figure
 
 _LIMIT = 5
@@ -42,7 +43,8 @@ def deviations(comparison: xr.Dataset) -> Figure:
 
 def heading(comparison: xr.Dataset) -> str:
     """What is compared, in words."""
-    how = f"{comparison.seeds} seeds that both have, one by one"
+    others = f", {comparison.left_out} others left out" if comparison.left_out else ""
+    how = f"{comparison.seeds} seeds that both have, one by one{others}"
     if not comparison.paired:
         how = f"{comparison.seeds} seeds with the reference's {comparison.reference_seeds}"
     return f"this run and the reference, up to step {int(comparison.step[-1]):,}: {how}"
@@ -66,4 +68,6 @@ def table(comparison: xr.Dataset) -> str:
     far = int((np.abs(last.deviation.values[known]) > 2).sum())
     lines.append(f"{far} of {known.sum()} numbers lie more than two errors from the reference's, where chance alone puts "
                  f"{beyond.values[known].sum():.1f}; the least p is {np.nanmin(last.p_value, initial=1):.2g}.")  # fmt: skip
+    if comparison.paired and (np.abs(last.difference) < 3 * ROUNDING).all():
+        lines.append("They are the same students: the differences are how the reference is rounded.")
     return "\n".join(lines)

@@ -248,6 +248,8 @@ def _records_so_far(folder: Path) -> xr.Dataset:
     """The records of a run that has not ended."""
     parts = [open_run(slab) for slab in slabs_in(folder).values() if has_records(slab)]
     written = segments(folder)
+    if folder.is_file():
+        raise StoreError(f"{folder} is no run: that is a netCDF file, whose name ends in .nc, or a folder of one.")
     if not parts and not written:
         raise StoreError(f"{folder} holds no run: neither {paths(folder)[1]} nor records in {folder} are there.")
     try:

@@ -187,7 +187,7 @@ CLAIMS: tuple[Claim, ...] = (
         null=permuted("sigma_w"),
     ),
     Claim(
-        "jammed_gradient", "Loss and gradient remain large in the jammed phase", "Sec 3.2, Fig 3",
+        "jammed_gradient", "Loss and gradient remain large in the jammed phase, beside the ordered one", "Sec 3.2, Fig 3",
         "both larger than ordered", PAPER_STEPS,
         tuple(Measure(f"mean of log10 {name}, jammed - ordered", on(name), above(log_over, name, jammed, ordered),
                       low=_HALF_DECADE)
@@ -264,7 +264,7 @@ CLAIMS: tuple[Claim, ...] = (
         null=at_start,
     ),
     Claim(
-        "spectrum_arrival", "... and arrives there by the end", "Sec 3 and 4, Fig 6 left",
+        "spectrum_arrival", "... and arrives there by the end, as tr X says", "Sec 3 and 4, Fig 6 left",
         "an equilibrium at the end of training", PAPER_STEPS,
         (Measure("log10 of tr X / tr X of the teacher", on("trace", 2**-5, 8), logarithm("trace"), -_HALF_DECADE,
                  _HALF_DECADE),),
