@@ -300,6 +300,7 @@ def spoil(run):
         (["short.nc"], ["short.nc", "not a whole one"]),
         (["hole.nc"], ["hole.nc", "damaged"]),
         (["folder"], ["folder", "holds no run"]),
+        (["file"], ["file is no run", "ends in .nc"]),
         (["headless"], ["headless", "experiment.toml"]),
         (["foreign.nc"], ["foreign.nc", "not a run of phasejax"]),
         (["stranger.nc"], ["stranger.nc", "not a run of phasejax"]),

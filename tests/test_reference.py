@@ -16,7 +16,7 @@ from phasejax.analysis import boundaries, spectrum
 from phasejax.analysis.comparison import OBSERVABLES, compare
 from phasejax.analysis.length import against_training
 from phasejax.analysis.phases import PHASES
-from phasejax.figures.comparison import deviations, table
+from phasejax.figures.comparison import deviations, heading, table
 from phasejax.figures.style import NotDrawable
 from phasejax.files.reading import load_run
 from phasejax.studies.paper import figures
@@ -140,6 +140,8 @@ def test_the_same_students_differ_by_rounding_alone(alike, reference):
     assert float(np.abs(found.difference).max()) < 2e-4
     assert float(np.abs(found.deviation).max()) < 2, "rounding is part of the error"
     assert found.cells.values.tolist() == [1, 2, 1]
+    assert table(found).endswith("how the reference is rounded.")
+    assert "2 seeds that both have, one by one (1 more left out)" in heading(compare(alike, reference.isel(seed=[0, 1])))
 
 
 @pytest.mark.parametrize("paired", [True, False])

@@ -43,7 +43,7 @@ def deviations(comparison: xr.Dataset) -> Figure:
 
 def heading(comparison: xr.Dataset) -> str:
     """What is compared, in words."""
-    others = f", {comparison.left_out} others left out" if comparison.left_out else ""
+    others = f" ({comparison.left_out} more left out)" if comparison.left_out else ""
     how = f"{comparison.seeds} seeds that both have, one by one{others}"
     if not comparison.paired:
         how = f"{comparison.seeds} seeds with the reference's {comparison.reference_seeds}"
