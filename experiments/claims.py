@@ -19,18 +19,18 @@ import numpy as np
 import xarray as xr
 
 from experiments.full_length import together
+from experiments.pages import put, table
 from phasejax import Experiment, ExperimentError, RunError, StoreError
 from phasejax.analysis.phases import PHASES
 from phasejax.analysis.run import until
 from phasejax.analysis.statistics import log10, sound
 from phasejax.claims import AGREES, DIFFERS, UNDECIDED, Claim, Verdict, check
-from phasejax.claims.writing import about, number, symbols
+from phasejax.claims.writing import about, number
 from phasejax.files.reading import open_run
 from phasejax.studies.paper.claims import CLAIMS
 from phasejax.studies.study import open_study
 
 PAGE = Path("docs/claims.md")
-_MARKS = ("<!-- tables -->", "<!-- end of tables -->")
 FEWER, DRAWS = (4, 10, 16, 50), 5
 TEST_SAMPLES = 4096
 
@@ -47,13 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_study = {options.study.name: judged(open_study(options.study), "study")}
     several = [name for name, run in runs.items() if run.sizes["seed"] > max(FEWER)]
     parts = ["\n".join(f"- `{name}`: {about(run)}" for name, run in runs.items())]
-    parts += ["## Verdicts", "Where nothing is said of it, the null *differs*.", verdicts(page)]
-    parts += ["Of several runs:", verdicts(of_study), "## Numbers", numbers(page), numbers(of_study)]
+    parts += ["## Verdicts", "Where nothing is said of it, the null *differs*.", table([*verdicts(page), *counts(page)])]
+    parts += ["Of several runs:", table(verdicts(of_study)), "## Numbers", table(numbers(page)), table(numbers(of_study))]
     parts += [fewer(name, runs[name], page[name]) for name in several]
     parts += ["## The test set", test_set(runs)]
-    before, _, after = PAGE.read_text("utf-8").partition(_MARKS[0])
-    text = "\n\n".join([before + _MARKS[0], *parts, _MARKS[1] + after.partition(_MARKS[1])[2]])
-    PAGE.write_text(text, "utf-8")
+    put("tables", "\n" + "\n\n".join(parts) + "\n", PAGE)
     wrong = [f"{key} in {name}" for name in several for key, v in page[name].items() if v.null not in ("", DIFFERS)]
     print(f"Nulls that do not differ: {', '.join(wrong)}." if wrong else "Every null differs where there are seeds enough.")
     return bool(wrong)
@@ -70,13 +68,7 @@ def read(files: str) -> xr.Dataset:
     return parts[0] if len(parts) == 1 else together(parts)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Markdown, the first row its head."""
-    lines = ["| " + " | ".join(symbols(cell).replace("|", r"\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def verdicts(page: dict[str, dict[str, Verdict]]) -> str:
+def verdicts(page: dict[str, dict[str, Verdict]]) -> list[tuple[str, ...]]:
     """A row a statement, two columns a run: its verdict, and what its null came out as where that is not *differs*."""
     rows = [("statement", "", *page)]
     for claim in _claims(page):
@@ -85,21 +77,21 @@ def verdicts(page: dict[str, dict[str, Verdict]]) -> str:
             v = found[claim.key]
             cells.append(v.verdict + (f" (null: {v.null})" if v.null not in ("", DIFFERS) else ""))
         rows.append((claim.statement, claim.where, *cells))
-    counts = [Counter(v.verdict for v in found.values()) for found in page.values()]
-    if len(rows) == 2:
-        return table(rows)
-    rows += [
-        (f"*{verdict}*", "", *(str(count[verdict]) for count in counts))
-        for verdict in dict.fromkeys(v for c in counts for v in c)
-    ]
-    return table(rows)
+    return rows
+
+
+def counts(page: dict[str, dict[str, Verdict]]) -> list[tuple[str, ...]]:
+    """How many there are of each verdict, rows under those of `verdicts`."""
+    of_runs = [Counter(v.verdict for v in found.values()) for found in page.values()]
+    there = dict.fromkeys(verdict for of in of_runs for verdict in of)
+    return [(f"*{verdict}*", "", *(str(of[verdict]) for of in of_runs)) for verdict in there]
 
 
 def _claims(page: dict[str, dict[str, Verdict]]) -> list[Claim]:
     return [v.claim for v in next(iter(page.values())).values()]
 
 
-def numbers(page: dict[str, dict[str, Verdict]]) -> str:
+def numbers(page: dict[str, dict[str, Verdict]]) -> list[tuple[str, ...]]:
     """A row a number: its interval, and its value in each run, and in its null in the last but one."""
     middle = list(page)[min(1, len(page) - 1)]
     rows: list[tuple[str, ...]] = [("number", "to agree", *page, f"null of {middle}")]
@@ -110,7 +102,7 @@ def numbers(page: dict[str, dict[str, Verdict]]) -> str:
             null = page[middle][claim.key].null_measured
             values = [number(m[k]) if m else "" for m in (*found, null)]
             rows.append((f"{claim.key}: {rule.name}", rule.interval() + (after if rule.judged else ""), *values))
-    return table(rows)
+    return rows
 
 
 def fewer(name: str, run: xr.Dataset, whole: dict[str, Verdict]) -> str:
@@ -125,7 +117,6 @@ def fewer(name: str, run: xr.Dataset, whole: dict[str, Verdict]) -> str:
     )
     rows: list[tuple[str, ...]] = [("seeds", *kinds)]
     run = load_last(run)
-    whole = judged(run, "run")
     for seeds in FEWER:
         counts: Counter[str] = Counter()
         for draw in range(DRAWS):

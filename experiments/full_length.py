@@ -26,6 +26,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
+from experiments import pages
 from phasejax import ExperimentError, RunError, StoreError
 from phasejax.analysis import boundaries
 from phasejax.analysis.comparison import in_phase
@@ -43,7 +44,6 @@ from phasejax.studies.paper.figures import FIGURES
 
 REFERENCE = Path("phasejax/studies/paper/full_length.nc")
 PAGE, PICTURES = Path("docs/full_length.md"), Path("docs/images/full_length")
-_MARKS = ("<!-- numbers -->", "<!-- end of numbers -->")
 
 LOGARITHMS = ("test_loss", "train_loss", "gradient_norm", "full_gradient_norm", "level_spacing")
 """Kept as log10, from 1e-12 to 1e8, to 0.04 %. What is less stands at the end."""
@@ -227,7 +227,8 @@ def numbers(run: xr.Dataset) -> xr.Dataset:
 
 
 _IN_PHASES = ("log10 test loss", "log10 training loss", "log10 gradient", "memory G(t,0)", "alignment")
-_DECADES = [10**3, 10**4, 10**5, 10**6, 10**7, 10**8]
+_POWERS = range(3, 9)
+"""Of ten, in steps: the lengths in the tables."""
 
 
 def _with_error(values: xr.DataArray) -> xr.DataArray:
@@ -240,22 +241,21 @@ def tabled(desk: xr.Dataset, reference: xr.Dataset) -> str:
     """The numbers of both as a Markdown table: desk at its end, the reference at whole decades."""
     columns = {f"desk, {desk.sizes['seed']} seeds: 10⁵": numbers(desk).sel(step=10**5)}
     found = numbers(reference)
-    for k, step in enumerate(_DECADES):
-        words = f"reference, {reference.sizes['seed']} seeds: " if k == 0 else ""
-        columns[f"{words}{symbols(f'10^{3 + k}')}"] = found.sel(step=step)
-    lines = [["", *columns], ["---", *["---:"] * len(columns)]]
-    lines += [[symbols(str(name)), *(_cell(of[name]) for of in columns.values())] for name in found.data_vars]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    for k in _POWERS:
+        words = f"reference, {reference.sizes['seed']} seeds: " if k == _POWERS[0] else ""
+        columns[f"{words}10^{k}"] = found.sel(step=10**k)
+    rows = [[str(name), *(_cell(of[name]) for of in columns.values())] for name in found.data_vars]
+    return pages.table([["", *columns], *rows], numbers=True)
 
 
 def changes(reference: xr.Dataset) -> str:
     """By how much each number of a phase changes over each decade of steps, seed by seed, as a Markdown table."""
-    lines = [["change over the decade that ends at", *(symbols(f"10^{k}") for k in range(4, 9))], ["---", *["---:"] * 5]]
+    rows = [["change over the decade that ends at", *(f"10^{k}" for k in _POWERS[1:])]]
     for name in _IN_PHASES:
         for phase in PHASES:
-            change = in_phase(reference, name, phase).sel(step=_DECADES).diff("step")
-            lines.append([f"{name}, {phase}", *(_cell(_with_error(change.isel(step=k))) for k in range(5))])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            change = in_phase(reference, name, phase).sel(step=[10**k for k in _POWERS]).diff("step")
+            rows.append([f"{name}, {phase}", *(_cell(_with_error(of)) for of in change.transpose("step", ...))])
+    return pages.table(rows, numbers=True)
 
 
 def _cell(value: xr.DataArray) -> str:
@@ -272,15 +272,6 @@ def _cell(value: xr.DataArray) -> str:
     digits = max(0, 1 - int(np.floor(np.log10(half / scale))))
     number = f"{centre / scale:.{digits}f} +- {half / scale:.{digits}f}"
     return symbols(number if scale == 1 else f"({number})·10^{np.log10(scale):.0f}")
-
-
-def put(table: str, page: Path = PAGE) -> None:
-    """Put the table in its place on the page."""
-    before, mark, rest = page.read_text("utf-8").partition(_MARKS[0])
-    if not mark:
-        raise RunError(f"{page} has no place for the numbers: {_MARKS[0]} is missing.")
-    _, mark, after = rest.partition(_MARKS[1])
-    page.write_text(f"{before}{_MARKS[0]}\n{table}\n{mark}{after}", "utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -303,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{REFERENCE}: seeds {_labels(made)}, {made.sizes['step']} records, {size:.2f} MB.")
         elif options.command == "numbers":
             reference = load_run(REFERENCE)
-            put("\n\n".join([tabled(load_run(options.desk), reference), changes(reference)]))
+            pages.put("numbers", f"{tabled(load_run(options.desk), reference)}\n\n{changes(reference)}", PAGE)
             print(PAGE)
         else:
             for path in draw(options.full, options.desk):

@@ -10,7 +10,7 @@ from conftest import small
 from scipy.stats import ttest_ind, ttest_rel
 
 import phasejax
-from experiments import full_length
+from experiments import full_length, pages
 from phasejax import Experiment, ExperimentError, RunError, cli
 from phasejax.analysis import boundaries, spectrum
 from phasejax.analysis.comparison import OBSERVABLES, compare
@@ -254,5 +254,5 @@ def test_the_page_s_numbers_are_those_of_the_runs(tmp_path):
     assert change == pytest.approx(float(expected - before), abs=error / 5)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- numbers -->\nold\n<!-- end of numbers -->\nafter\n")
-    full_length.put(table, page)
+    pages.put("numbers", table, page)
     assert page.read_text() == f"before\n<!-- numbers -->\n{table}\n<!-- end of numbers -->\nafter\n"

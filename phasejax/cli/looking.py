@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import tyro
 
@@ -13,6 +13,9 @@ from phasejax.arguments import parse
 from phasejax.cli.refusals import one_sentence
 from phasejax.experiment import Reading
 from phasejax.progress import doing
+
+if TYPE_CHECKING:
+    from phasejax.files.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -72,35 +75,54 @@ def status(argv: Sequence[str]) -> NoReturn:
     with one_sentence():
         out = parse(Status, argv, "status").run
         with doing(f"looking at {out}"):
-            from phasejax.files.layout import begun, paths, uncovered
-            from phasejax.files.progress import parts, progress, table
-            from phasejax.files.reading import read_experiment
+            from phasejax.files.layout import paths
+            from phasejax.files.progress import parts, progress
 
-        folder, file = paths(out)
-        if of_study := (folder / "study.toml").is_file():
-            from phasejax.studies.study import members_in
-
-            members = list(members_in(folder)[0].values())
+        folder, _ = paths(out)
+        if (folder / "study.toml").is_file():
+            _status_of_study(folder)
         else:
-            members = [out]
-        found = [progress(part) for member in members if begun(member) or not of_study for part in parts(member)]
-        if found:
-            print(table(found))
-        if words := next(filter(None, (part.left_out for part in found)), ""):
-            print(words)
-        idle = any(not part.finished and not part.owner for part in found)
-        if of_study:
-            if later := [member.name for member in members if not begun(member)]:
-                print(f"{len(later)} of {len(members)} members have not been begun: {'; '.join(later)}.")
-            if idle or later:
-                print("Where nobody is writing, the command that trains the study goes on.")
-        elif lacking := uncovered(read_experiment(out).grid.labels, (part.experiment.grid.labels for part in found)):
-            print(f"{lacking} of {read_experiment(out).grid.seeds} seeds have not been begun.")
-        elif idle:
-            print(f"Where nobody is writing, python -m phasejax run --resume {shlex.quote(str(folder))} goes on.")
-        elif not file.exists() and all(part.finished for part in found):
-            print(f"All are finished: python -m phasejax merge {shlex.quote(str(folder))} makes one file of them.")
+            _status_of_run(out, [progress(part) for part in parts(out)])
     sys.exit(0)
+
+
+def _status_of_run(out: Path, found: "Sequence[Progress]") -> None:
+    from phasejax.files.layout import paths, uncovered
+    from phasejax.files.reading import read_experiment
+
+    folder, file = paths(out)
+    grid = read_experiment(out).grid
+    _show(found)
+    if lacking := uncovered(grid.labels, (part.experiment.grid.labels for part in found)):
+        print(f"{lacking} of {grid.seeds} seeds have not been begun.")
+    elif any(part.idle for part in found):
+        print(f"Where nobody is writing, python -m phasejax run --resume {shlex.quote(str(folder))} goes on.")
+    elif not file.exists() and all(part.finished for part in found):
+        print(f"All are finished: python -m phasejax merge {shlex.quote(str(folder))} makes one file of them.")
+
+
+def _status_of_study(folder: Path) -> None:
+    from phasejax.files.layout import begun
+    from phasejax.files.progress import parts, progress
+    from phasejax.studies.study import members_in
+
+    members, _ = members_in(folder)
+    later = [name for name, member in members.items() if not begun(member)]
+    found = [progress(part) for name, member in members.items() if name not in later for part in parts(member)]
+    if found:
+        _show(found)
+    if later:
+        print(f"{len(later)} of {len(members)} members have not been begun: {'; '.join(later)}.")
+    if later or any(part.idle for part in found):
+        print("Where nobody is writing, the command that trains the study goes on.")
+
+
+def _show(found: "Sequence[Progress]") -> None:
+    from phasejax.files.progress import table
+
+    print(table(found))
+    if words := next(filter(None, (part.left_out for part in found)), ""):
+        print(words)
 
 
 def merge(argv: Sequence[str]) -> NoReturn:

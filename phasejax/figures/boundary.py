@@ -104,13 +104,14 @@ def convergence_boundaries(dataset: xr.Dataset, *, reading: str = "drift", stati
             draw_with_bars(row[0], axis, loss.isel(sigma_w=nearest(dataset.inverse_sigma_w, ORDERED)), statistic)
             draw_crossings(row[0], dataset, share, one)
             row[0].set(xlabel=temperature_axis(dataset)[1], ylabel=f"{statistic} {TRAINING_LOSS}")
-        for ax, (label, (values, _)) in zip(row[loss is not None :], found.items(), strict=True):
+        maps = row[loss is not None :]
+        for ax, (label, (values, _)) in zip(maps, found.items(), strict=True):
             words = f"{one}, as published" if one == "released" else one
             draw_map(ax, final(dataset, values), label=f"mean {label}\n{words}")
             for level, look in CONVERGED.items():
                 unless = "" if level in resolved else f", not resolved by {dataset.sizes['seed']} seeds"
                 draw_contours(ax, share, level, look, f"{100 * level:g} % converged{unless}")
-        for ax in row[columns - len(found) + 1 :]:
+        for ax in maps[1:]:
             ax.set(ylabel="")  # that of the map beside it
     add_legend(figure)
     lost = () if loss is None else (loss,)

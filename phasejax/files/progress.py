@@ -45,6 +45,11 @@ class Progress(NamedTuple):
         return self.step / steps if steps else 1.0
 
     @property
+    def idle(self) -> bool:
+        """Whether there is more to do, and nobody is doing it."""
+        return not self.finished and not self.owner
+
+    @property
     def seconds_left(self) -> float | None:
         """Seconds to go; None where nobody is writing, or the speed is not known."""
         if self.finished or not self.owner or not self.speed:

@@ -8,16 +8,13 @@ from phasejax.analysis.statistics import log2
 from phasejax.claims.judging import Averages, Claim, Measure, Statistic, Take
 from phasejax.claims.nulls import Null
 from phasejax.studies.batch_size.numbers import edges
+from phasejax.studies.paper.numbers import by_rate
 
 _SIZES = (1, 4, 16, 64, 256)
 
 temperature_alone = Null(
     "T_0 = 2/q whatever the batch, as if the temperature alone mattered",
     lambda run: run.assign(teacher_sharpness=0 * run.teacher_sharpness),
-)
-by_rate = Null(
-    "learning rates in the place of temperatures",
-    lambda run: run.assign_coords(temperature=run.learning_rate.drop_vars("temperature", errors="ignore").values),
 )
 
 
