@@ -12,7 +12,7 @@ import tomli_w
 import xarray as xr
 
 import phasejax as pj
-from phasejax import Experiment, ExperimentError, Grid, Network, Sgd, TeacherStudent, claims
+from phasejax import Experiment, ExperimentError, FromTeacher, Grid, Network, Sgd, TeacherStudent, claims
 from phasejax.analysis import boundaries
 from phasejax.analysis.run import RunError
 from phasejax.claims import ABSENT, AGREES, DIFFERS, LONGER, PAPER_STEPS, UNDECIDED, Claim, Measure, writing
@@ -207,6 +207,10 @@ def test_batch_sizes_at_one_temperature_are_alike_or_not(ideal, moves, verdict):
         runs[f"batch_size={size}"] = claims.nulls.along(
             run, "temperature", (np.arange(12) - moves * (size > 4) * 3).clip(min=0)
         )
+    # One that starts at its teacher rises elsewhere, and is no part of it.
+    heated = dataclasses.replace(Experiment(), sgd=Sgd(batch_size=4), start=FromTeacher())
+    hot = claims.nulls.along(runs["batch_size=4"], "temperature", (np.arange(12) - 6).clip(min=0))
+    runs["heated"] = hot.assign_attrs(experiment=heated.to_toml())
     tree = xr.DataTree.from_dict(runs)
     found = claims.check(tree, [claim])[0]
     assert found.verdict == verdict
